@@ -1,0 +1,180 @@
+"""Compose, instantiate, fit, test, write down.
+
+    python run.py method=maml data=omniglot task=5w1s
+    python run.py -m method=protonet,maml,metagan seed=0,1,2
+    python run.py checkpoint=outputs/.../checkpoints/best.ckpt train=false
+"""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "src"))  # works without an installation
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+
+from fewshot import checkpoint, memory
+from fewshot.callbacks import Figures, Progress, Recipe, Scores, Stopped, Stopping, Throughput
+from fewshot.data import EpisodeData, Task
+from fewshot.errors import UserError
+from fewshot.methods import Method
+from fewshot.report.atomic import write_bytes
+from fewshot.result import device_name, git_commit, versions, write_episodes, write_result
+from fewshot.settings import over_checkpoint
+
+log = logging.getLogger(__name__)
+UNLIMITED = 10**9
+
+
+def execute(cfg: DictConfig, out: Path) -> None:
+    """One run: everything between the composed settings and ``result.json`` in ``out``."""
+    memory.reset_peak()
+    for stale in ("result.json", "error.txt"):
+        (out / stale).unlink(missing_ok=True)
+    hydra_cfg = HydraConfig.get()
+    choices = {group: choice for group, choice in hydra_cfg.runtime.choices.items() if not group.startswith("hydra")}
+    OmegaConf.set_struct(cfg, False)
+    cfg.choices = choices
+    start = checkpoint.read(cfg.checkpoint) if cfg.checkpoint else None
+    if start:
+        cfg = over_checkpoint(OmegaConf.create(start["recipe"]), cfg, choices, hydra_cfg.overrides.task)
+
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    method: Method = instantiate(cfg.method)
+    method.bn = cfg.bn or method.bn
+    if start:
+        checkpoint.load_weights(method, start, cfg.checkpoint)
+    task = Task(**cfg.task)
+    steps = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else UNLIMITED
+    dataset = instantiate(cfg.data.dataset)
+    data = EpisodeData(dataset, task, cfg.seed, steps, cfg.data.rotations, cfg.data.mean, cfg.data.std)
+    data.setup()
+
+    folder = out / "checkpoints"
+    best = ModelCheckpoint(folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+    last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    throughput, scores = Throughput(), Scores()
+    callbacks = [best, last, throughput, scores, Progress()]
+    callbacks += [Recipe(OmegaConf.to_yaml(cfg)), Stopping(folder / "last.ckpt")]
+    callbacks += [Figures(out / "figures")] if cfg.figures else []
+    loggers = list(instantiate(cfg.logger).values())
+    trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(out))
+    for logger in loggers:
+        if not isinstance(logger, CSVLogger):  # .hydra/ has the settings on disk already
+            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+
+    log.info("%s on %s %s in %s", choices["method"], cfg.data.name, task.name, out)
+    trains = cfg.train and any(parameter.requires_grad for parameter in method.parameters())
+    steps_taken = 0
+    if trains:
+        trainer.fit(method, datamodule=data)
+        steps_taken = trainer.global_step
+        checkpoint.load_weights(method, checkpoint.read(best.best_model_path), best.best_model_path)
+        validation = float(best.best_model_score)
+    else:
+        validation = trainer.validate(method, datamodule=data, verbose=False)[0]["val/accuracy"]
+    trainer.test(method, datamodule=data, verbose=False)
+
+    test = scores.summary()
+    write_episodes(out, scores.rows())
+    scored = Path(best.best_model_path).relative_to(out.absolute()) if trains else cfg.checkpoint
+    result = {
+        "method": cfg.choices.method,
+        "name": cfg.choices.method,
+        "data": cfg.data.name,
+        "split": cfg.data.get("split"),
+        "task": OmegaConf.to_container(cfg.task, resolve=True),
+        "seed": cfg.seed,
+        "bn": method.bn,
+        "bn_statistics_estimated": method.bn_estimated,
+        "test": test,
+        "val": {"accuracy": validation},
+        "train": throughput.summary(steps_taken),
+        "parameters": sum(parameter.numel() for parameter in method.parameters()),
+        "peak_memory_mb": memory.peak_mb(trainer.strategy.root_device),
+        "device": device_name(trainer.strategy.root_device),
+        "versions": versions(),
+        "git_commit": git_commit(Path(__file__).parent),
+        "checkpoint": str(scored) if scored else None,
+        "overrides": list(hydra_cfg.overrides.task),
+        "path": str(out),
+    }
+    write_result(out, result)
+    for logger in loggers:
+        logger.log_metrics({f"test/{name}": value for name, value in test.items()}, step=steps_taken)
+        logger.finalize("success")
+    log.info(
+        "test accuracy %.2f%% ± %.2f%% (95%% interval, %d episodes of %s %s, bn=%s); files in %s",
+        *(100 * test["accuracy"], 100 * test["ci95"], test["episodes"], cfg.data.name, task.name, method.bn, out),
+    )
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error of the user, or of their machine; None for one of ours."""
+    root = error
+    while isinstance(root, InstantiationException) and root.__cause__:
+        root = root.__cause__
+    if isinstance(root, UserError):
+        return str(root)
+    if isinstance(root, OSError):
+        return f"{root.filename or 'the output folder'}: {root.strerror or root}"
+    if isinstance(error, InstantiationException | OmegaConfBaseException):
+        where = getattr(error, "full_key", None) or str(error).rpartition("full_key: ")[2]
+        return f"{where}: {root}".replace("\n", " ")
+    return None
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    """Run, and turn every way to stop into a message and an exit status."""
+    out = Path(HydraConfig.get().runtime.output_dir)
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        execute(cfg, out)
+    except Stopped as stop:
+        log.error("%s", stop)
+        sys.exit(stop.status)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
+        log.error("interrupted; what is in %s stays", out)
+        sys.exit(130)
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            log.error("%s", traceback.format_exc())
+            message = f"{type(error).__name__}: {error}"
+        log.error("error: %s", message)
+        if not in_sweep:
+            sys.exit(1)
+        # The other runs go on; the report at the end names this one.
+        write_bytes(out / "error.txt", f"{message}\n".encode())
+
+
+def run() -> None:
+    """``main`` with Hydra's own errors, and those of the output folder, in one line."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints tracebacks before we see the error
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics")
+    try:
+        main()
+    except CompactHydraException as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        sys.exit(f"{error}\n{cause}".strip())
+    except OSError as error:
+        sys.exit(f"error: {explain(error)}")
+
+
+if __name__ == "__main__":
+    run()

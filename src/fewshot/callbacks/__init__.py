@@ -1,0 +1,10 @@
+"""Lightning callbacks: what a run records, and how it stops."""
+
+from fewshot.callbacks.figures import Figures
+from fewshot.callbacks.progress import Progress
+from fewshot.callbacks.recipe import Recipe
+from fewshot.callbacks.scores import Scores
+from fewshot.callbacks.stopping import Stopped, Stopping
+from fewshot.callbacks.throughput import Throughput
+
+__all__ = ["Figures", "Progress", "Recipe", "Scores", "Stopped", "Stopping", "Throughput"]

@@ -1,0 +1,37 @@
+"""What a person sees while a run goes on."""
+
+import logging
+import sys
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
+
+log = logging.getLogger(__name__)
+
+
+class Progress(RichProgressBar):
+    """Lightning's rich bar; one line a validation instead where the output is not a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+        self.interactive = sys.stderr.isatty() and sys.stdout.isatty()
+        if not self.interactive:
+            self.disable()
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return {name: value for name, value in metrics.items()}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        seen = trainer.callback_metrics
+        if not self.interactive and "val/accuracy" in seen:
+            rate = seen.get("episodes_per_second")
+            log.info(
+                "step %d: validation accuracy %.2f%%, loss %.4f%s",
+                trainer.global_step,
+                100 * seen["val/accuracy"],
+                seen["val/loss"],
+                "" if rate is None else f", {rate:.0f} training episodes/s",
+            )

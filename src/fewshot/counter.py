@@ -1,0 +1,49 @@
+"""Random numbers as a pure function of a key and counters, on any device and under ``vmap``.
+
+A generator with state makes what a task sees depend on what was drawn before it: on the batch
+size, on the number of processes, on where a run was resumed. Here every number is a hash of
+(key, counters), in the manner of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+(SC 2011), with the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) as the hash.
+"""
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
+_SECOND = 0x94D049BB133111EB - (1 << 64)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64, whose products wrap around; shifts made logical by a mask."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _FIRST
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _SECOND
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def bits(key: Tensor, *counters: Tensor | int) -> Tensor:
+    """64 random bits as int64 for ``key`` and ``counters``, which broadcast against each other."""
+    for counter in counters:
+        key = _mix((key ^ _mix(torch.as_tensor(counter, device=key.device) + _GOLDEN)) + _GOLDEN)
+    return key
+
+
+def key(seed: int, *, device: torch.device | str | None = None) -> Tensor:
+    """The root key of a seed: an int64 scalar."""
+    return bits(torch.zeros((), dtype=torch.int64, device=device), seed)
+
+
+def uniform(key: Tensor, *counters: Tensor | int) -> Tensor:
+    """float64 in the open interval (0, 1), 53 bits each."""
+    return (((bits(key, *counters) >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
+
+
+def normal(key: Tensor, shape: tuple[int, ...], stream: int = 0) -> Tensor:
+    """Standard normal numbers of ``shape`` in the default dtype, for a scalar ``key``.
+
+    The inverse of the normal distribution function is applied to uniform numbers; one
+    ``stream`` is independent of the next.
+    """
+    size = int(torch.Size(shape).numel())
+    numbers = uniform(key, stream, torch.arange(size, device=key.device))
+    return torch.special.ndtri(numbers).to(torch.get_default_dtype()).reshape(shape)

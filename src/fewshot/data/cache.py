@@ -1,0 +1,83 @@
+"""Decoded splits kept on disk, so that images are read or drawn once."""
+
+import logging
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import torch
+
+from fewshot.data.split import Split
+from fewshot.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def cached(path: Path, build: Callable[[], dict[str, Split]]) -> dict[str, Split]:
+    """Reads splits from ``path``, or builds them and writes them there.
+
+    The file is replaced in one step, so a reader never sees half of it, also where several
+    processes build at once. A file that cannot be read is built again.
+
+    Raises:
+        UserError: the folder of ``path`` cannot be written.
+    """
+    try:
+        return _read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("cannot read the cache %s (%s): building it again", path, error)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    _touch(temporary)  # a folder that refuses is known before the work
+    try:
+        splits = build()
+        _write(temporary, path, splits)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return splits
+
+
+def _read(path: Path) -> dict[str, Split]:
+    with np.load(path, allow_pickle=False) as data:
+        return {
+            key: Split(
+                str(name),
+                torch.from_numpy(data[f"{key}.images"]),
+                torch.from_numpy(data[f"{key}.counts"]),
+                tuple(data[f"{key}.classes"].tolist()),
+            )
+            for key, name in zip(data["keys"].tolist(), data["names"].tolist(), strict=True)
+        }
+
+
+def _touch(temporary: Path) -> None:
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise _refused(temporary.parent, error) from error
+
+
+def _write(temporary: Path, path: Path, splits: dict[str, Split]) -> None:
+    arrays = {"keys": np.array(list(splits)), "names": np.array([split.name for split in splits.values()])}
+    for key, split in splits.items():
+        arrays[f"{key}.images"] = split.images.numpy()
+        arrays[f"{key}.counts"] = split.counts.numpy()
+        arrays[f"{key}.classes"] = np.array(split.classes)
+    try:
+        with temporary.open("wb") as file:  # a file object: savez would add .npz to a name
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _refused(path.parent, error) from error
+
+
+def _refused(folder: Path, error: OSError) -> UserError:
+    reason = error.strerror or str(error)
+    return UserError(
+        f"cannot write to the cache folder {folder} ({reason}): set FEWSHOT_CACHE to a folder that you can write"
+    )

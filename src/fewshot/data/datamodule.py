@@ -1,0 +1,142 @@
+"""The LightningDataModule that yields episodes.
+
+Its loaders carry episode numbers only. The numbers become episodes after the transfer to the device,
+in one batched draw and gather from images that already lie there, so no worker copies pixels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fewshot.data.sampler import EpisodeSampler
+from fewshot.data.split import Split
+from fewshot.data.task import Task
+from fewshot.episode import Episode
+from fewshot.errors import UserError
+
+
+class ImageDataset(Protocol):
+    """What ``conf/data`` names: something that loads its splits."""
+
+    def load(self) -> dict[str, Split]:
+        """Splits ``train``, ``val`` and ``test`` with disjoint classes."""
+        ...
+
+
+class _Steps(Dataset):
+    """Step numbers; a step is one meta-batch."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> int:
+        return step
+
+
+class EpisodeData(pl.LightningDataModule):
+    """Episodes of a dataset for training, validation and test.
+
+    Args:
+        dataset: loads the splits.
+        task: the numbers of an episode.
+        seed: of the training episodes; those of validation and test depend on ``task.test_seed`` alone.
+        steps: length of the training stream in meta-batches.
+        rotations: rotated copies are classes of their own, inside each split.
+        mean, std: normalisation of pixels in [0, 1].
+        eval_batch: episodes scored at once.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        task: Task,
+        seed: int,
+        steps: int,
+        rotations: bool = False,
+        mean: float = 0.0,
+        std: float = 1.0,
+        eval_batch: int = 16,
+    ) -> None:
+        super().__init__()
+        self.dataset, self.task, self.seed, self.steps = dataset, task, seed, steps
+        self.rotations, self.mean, self.std, self.eval_batch = rotations, mean, std, eval_batch
+        self.splits: dict[str, Split] = {}
+        self._samplers: dict[str, EpisodeSampler] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the splits once; check that no class is in two of them and that every episode can be drawn."""
+        if not self.splits:
+            self.splits = self.dataset.load()
+            assert_disjoint(self.splits)
+            for name in self.splits:
+                self.sampler(name)
+
+    def sampler(self, split: str, device: torch.device | None = None) -> EpisodeSampler:
+        """The sampler of a split on ``device``; images move there once."""
+        held = self.splits[split]
+        if device is not None and held.images.device != device:
+            self.splits[split] = held = replace(held, images=held.images.to(device))
+            self._samplers.pop(split, None)
+        if split not in self._samplers:
+            task = self.task
+            train = split == "train"
+            shape = (
+                (task.train_ways, task.train_shots, task.train_queries)
+                if train
+                else (task.ways, task.shots, task.queries)
+            )
+            seed = self.seed if train else task.test_seed
+            self._samplers[split] = EpisodeSampler(held, *shape, seed, self.rotations, self.mean, self.std)
+        return self._samplers[split]
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Steps(self.steps), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._numbers(self.task.val_episodes)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._numbers(self.task.test_episodes)
+
+    def _numbers(self, episodes: int) -> DataLoader:
+        return DataLoader(range(episodes), batch_size=self.eval_batch, collate_fn=torch.tensor)  # type: ignore[arg-type]
+
+    def on_after_batch_transfer(self, batch: Tensor | int, dataloader_idx: int) -> Episode:
+        """Episode numbers become episodes on the device of the model."""
+        trainer = self.trainer
+        assert trainer is not None
+        device = trainer.strategy.root_device
+        if trainer.training:
+            # The step is the trainer's own count, so a resumed run continues the same stream.
+            first = trainer.global_step * self.task.meta_batch
+            mine = range(first + trainer.global_rank, first + self.task.meta_batch, trainer.world_size)
+            return self.sampler("train", device)(torch.tensor(mine))
+        assert isinstance(batch, Tensor)
+        return self.sampler("test" if trainer.testing else "val", device)(batch)
+
+    def calibration(self, episodes: int, device: torch.device) -> Iterator[Episode]:
+        """Fixed training episodes of the evaluation's shape, a few at a time: for statistics, not for gradients."""
+        task = self.task
+        split = replace(self.splits["train"], images=self.splits["train"].images.to(device))
+        sampler = EpisodeSampler(
+            split, task.ways, task.shots, task.queries, task.test_seed, self.rotations, self.mean, self.std
+        )
+        for numbers in torch.arange(episodes).split(self.eval_batch):
+            yield sampler(numbers)
+
+
+def assert_disjoint(splits: dict[str, Split]) -> None:
+    """Raise UserError where a class is in two splits."""
+    owner: dict[str, str] = {}
+    for name, split in splits.items():
+        for label in split.classes:
+            if owner.setdefault(label, name) != name:
+                raise UserError(f"class {label!r} is in both {owner[label]} and {name}: splits must be disjoint")

@@ -1,0 +1,249 @@
+"""Omniglot (Lake, Salakhutdinov, Tenenbaum 2015): 1,623 handwritten characters of 50 alphabets, 20 drawings each."""
+
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from http.client import HTTPException
+from importlib.resources import files
+from pathlib import Path
+from urllib.request import urlopen
+from uuid import uuid4
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, track
+
+from fewshot.data.cache import cached
+from fewshot.data.split import Split
+from fewshot.errors import UserError
+
+URL = "https://github.com/brendenlake/omniglot/raw/master/python"
+CLASSES = {"images_background": 964, "images_evaluation": 659}  # archive -> characters in it
+DRAWINGS = 20
+SIDE = 105  # pixels of an original image
+VERSION = 1  # raise it when the decoding changes, so that caches are built again
+
+SPLITS = ("random", "vinyals", "lake")
+RANDOM_SIZES = {"train": 1100, "val": 100, "test": 423}
+RANDOM_SALT = "omniglot-random-v1"
+# None of these has a sibling among the other background alphabets, as Georgian or the Aboriginal syllabics have.
+LAKE_VAL = ("Armenian", "Burmese_(Myanmar)", "Futurama", "N_Ko", "Tagalog")
+
+
+class Omniglot:
+    """Splits ``train``, ``val`` and ``test`` of Omniglot, ink 255 on background 0.
+
+    An image is inverted (the originals are dark on white), then resized with Pillow's bilinear
+    filter, which averages over the whole of a shrunk pixel (antialiased).
+
+    Args:
+        root: the folder of ``images_background.zip`` and ``images_evaluation.zip``, or of the
+            folders extracted from them.
+        cache_dir: where the decoded images are kept (25 MB at the default size), once for every
+            ``split``; when they are there, ``root`` is not read. Nothing else is written to ``root``
+            than a downloaded archive.
+        split: ``random`` (1,100 / 100 / 423 characters), ``vinyals`` (1,028 / 172 / 423, Vinyals et al.
+            2016, without the rotated copies) or ``lake`` (the background alphabets train, five of them
+            validate, the evaluation alphabets test).
+        image_size: height and width.
+        download: fetch a missing archive into ``root``.
+
+    Raises:
+        UserError: ``split`` is none of these.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        cache_dir: str | Path,
+        split: str = "random",
+        image_size: int = 28,
+        download: bool = True,
+    ) -> None:
+        if split not in SPLITS:
+            raise UserError(f"there is no Omniglot split {split!r}: choose one of {', '.join(SPLITS)}")
+        self.root = Path(root)
+        self.path = Path(cache_dir) / f"omniglot-v{VERSION}-{image_size}.npz"
+        self.split = split
+        self.image_size = image_size
+        self.download = download
+
+    def load(self) -> dict[str, Split]:
+        """``{"train": ..., "val": ..., "test": ...}``, images ``(classes * 20, 1, S, S)`` uint8.
+
+        Raises:
+            UserError: the data is missing and cannot be downloaded, or is not all of Omniglot;
+                or a folder cannot be written.
+        """
+        archives = cached(self.path, self._decode)
+        images = torch.cat([archive.images for archive in archives.values()]).unflatten(0, (-1, DRAWINGS))
+        names = [name for archive in archives.values() for name in archive.classes]
+        row = {name: index for index, name in enumerate(names)}
+        parts = _parts(self.split, {key: archive.classes for key, archive in archives.items()})
+        return {
+            key: Split(
+                f"omniglot-{self.split}/{key}",
+                images[[row[name] for name in part]].flatten(0, 1),
+                torch.full((len(part),), DRAWINGS),
+                tuple(part),
+            )
+            for key, part in parts.items()
+        }
+
+    def _decode(self) -> dict[str, Split]:
+        return {archive: self._decode_one(archive) for archive in CLASSES}
+
+    def _decode_one(self, archive: str) -> Split:
+        source = _find(self.root, archive, self.download)
+        with _opened(source) as contents:
+            classes = _check(archive, source, contents)
+            images = [
+                _read(source, contents, member, self.image_size)
+                for members in track(classes.values(), f"Reading {source.name}", console=Console(stderr=True))
+                for member in members
+            ]
+        counts = torch.full((len(classes),), DRAWINGS)
+        return Split(f"omniglot/{archive}", torch.from_numpy(np.stack(images))[:, None], counts, tuple(classes))
+
+
+def _parts(split: str, archives: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """The class names of each part, sorted."""
+    background, evaluation = archives.values()
+    if split == "random":
+        # The order of a hash, not of a random generator, whose stream may change with a library.
+        order = sorted([*background, *evaluation], key=lambda name: sha256(f"{RANDOM_SALT}/{name}".encode()).digest())
+        train, val = RANDOM_SIZES["train"], RANDOM_SIZES["train"] + RANDOM_SIZES["val"]
+        parts = {"train": order[:train], "val": order[train:val], "test": order[val:]}
+    elif split == "vinyals":
+        parts = vinyals()
+    else:
+        held = {name for name in background if name.split("/")[0] in LAKE_VAL}
+        parts = {"train": [n for n in background if n not in held], "val": list(held), "test": list(evaluation)}
+    return {key: sorted(names) for key, names in parts.items()}
+
+
+def vinyals() -> dict[str, list[str]]:
+    """The class names of Vinyals et al. (2016): lines ``part alphabet first-last,...`` in a file beside this one."""
+    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for line in (files("fewshot.data") / "omniglot_vinyals.txt").read_text("utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        part, alphabet, ranges = line.split()
+        for first, last in (span.split("-") for span in ranges.split(",")):
+            parts[part] += [f"{alphabet}/character{n:02}" for n in range(int(first), int(last) + 1)]
+    return parts
+
+
+def _find(root: Path, archive: str, download: bool) -> Path:
+    """The archive, else its extracted folder, else the archive after a download."""
+    path, folder = root / f"{archive}.zip", root / archive
+    try:
+        if path.exists():
+            return path
+        if folder.is_dir():
+            return folder
+    except OSError as error:
+        raise UserError(f"cannot look into {root} ({error.strerror}): put {URL}/{archive}.zip at {path}") from error
+    if not download:
+        raise UserError(f"Omniglot is not there: put {URL}/{archive}.zip at {path}, or allow the download")
+    _download(f"{URL}/{archive}.zip", path)
+    return path
+
+
+def _download(url: str, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("wb")
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"cannot write to {path.parent} ({reason}): choose another data folder, or put {url} at {path}"
+        ) from error
+    columns = TextColumn("Downloading {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    try:
+        with file, urlopen(url, timeout=30) as response, Progress(*columns, console=Console(stderr=True)) as progress:
+            size = int(response.headers["Content-Length"] or 0)
+            task = progress.add_task(path.name, total=size or None)
+            while chunk := response.read(1 << 16):
+                file.write(chunk)
+                progress.advance(task, len(chunk))
+            if file.tell() < size:
+                raise HTTPException(f"{file.tell():,} of {size:,} bytes came")
+        temporary.replace(path)
+    except (OSError, HTTPException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"cannot download {url} ({reason}): fetch it on a machine that can, and put it at {path}"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Folder:
+    """An extracted archive, read like a zip file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def namelist(self) -> list[str]:
+        return [f"{self.folder.name}/{p.relative_to(self.folder).as_posix()}" for p in self.folder.glob("*/*/*.png")]
+
+    def read(self, name: str) -> bytes:
+        return (self.folder.parent / name).read_bytes()
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[zipfile.ZipFile | _Folder]:
+    if source.is_dir():
+        yield _Folder(source)
+        return
+    try:
+        archive = zipfile.ZipFile(source)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{source} is no readable zip file ({error}): {_instead(source)}") from error
+    with archive:
+        yield archive
+
+
+def _check(archive: str, source: Path, contents: zipfile.ZipFile | _Folder) -> dict[str, list[str]]:
+    """``{"Latin/character01": [its 20 members]}``, both sorted."""
+    pattern = re.compile(rf"{archive}/([^/]+/character\d+)/[^/.][^/]*\.png")
+    classes: dict[str, list[str]] = {}
+    for member in sorted(contents.namelist()):
+        if match := pattern.fullmatch(member):
+            classes.setdefault(match[1], []).append(member)
+    if len(classes) != CLASSES[archive]:
+        found = f"{len(classes)} folders {archive}/<alphabet>/character<nn> with images, not {CLASSES[archive]}"
+        raise UserError(f"{source} holds {found}: {_instead(source)}")
+    for name, members in classes.items():
+        if len(members) != DRAWINGS:
+            raise UserError(f"{source} holds {len(members)} images of {name}, not {DRAWINGS}: {_instead(source)}")
+    return dict(sorted(classes.items()))
+
+
+def _read(source: Path, contents: zipfile.ZipFile | _Folder, member: str, size: int) -> NDArray[np.uint8]:
+    """``(size, size)`` uint8, ink 255."""
+    try:
+        image = Image.open(io.BytesIO(contents.read(member))).convert("L")
+    except (OSError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{source} has an unreadable image {member}: {_instead(source)}") from error
+    if image.size != (SIDE, SIDE):
+        raise UserError(
+            f"{source} has {member} at {image.width} x {image.height}, not {SIDE} x {SIDE}: {_instead(source)}"
+        )
+    inverted = Image.fromarray(255 - np.asarray(image))
+    return np.asarray(inverted.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _instead(source: Path) -> str:
+    """What to do about a bad archive or folder."""
+    archive = source.name.removesuffix(".zip")
+    return f"delete it and put {URL}/{archive}.zip at {source.with_name(archive)}.zip"

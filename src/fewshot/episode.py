@@ -1,0 +1,48 @@
+"""Episode: the one data type that crosses folders."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Episode:
+    """B few-shot tasks of N ways, K shots and Q queries a class; or one of them, without the axis B.
+
+    Attributes:
+        ways: N, a plain number: shapes inside ``vmap`` may not depend on tensors.
+        support_x: ``(B, N*K, C, H, W)`` float, normalised; the order carries nothing.
+        support_y: ``(B, N*K)`` int64 in [0, N).
+        query_x: ``(B, N*Q, C, H, W)``.
+        query_y: ``(B, N*Q)``.
+        key: ``(B,)`` int64, the seed of whatever is random about a task (GAN noise, augmentation).
+        fingerprint: ``(B,)`` int64 that names the drawn images and their labels, whatever their order.
+        unlabeled_x: ``(B, U, C, H, W)`` or None.
+    """
+
+    ways: int
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+    key: Tensor
+    fingerprint: Tensor
+    unlabeled_x: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are there, by name."""
+        named = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in named if isinstance(value, Tensor)}
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def __getitem__(self, which: int | slice) -> "Episode":
+        """One task without the axis B (an int), or some tasks (a slice)."""
+        return replace(self, **{name: value[which] for name, value in self.tensors().items()})
+
+    def chunks(self, size: int) -> Iterator["Episode"]:
+        """At most ``size`` tasks at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]

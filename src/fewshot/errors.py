@@ -1,0 +1,9 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """A mistake in what the user typed or has on disk.
+
+    The message is one line that says what is wrong and what to do. Commands print it
+    without a traceback and exit with status 1.
+    """

@@ -1,0 +1,326 @@
+"""What all methods share: the meta-step, evaluation, BatchNorm's role, logging.
+
+A method writes ``fit_task``: adapt to the support set of one episode and return a predictor. The engine
+adds the task axis. One step is one meta-batch, however many optimisers a method has.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import Timer
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+
+from fewshot.episode import Episode
+from fewshot.errors import UserError
+from fewshot.inner import Engine
+from fewshot.networks import Prediction
+from fewshot.networks.norm import Statistics, batch_norms, normalising, recording
+from fewshot.schedule import Schedule, constant
+
+BN_PROTOCOLS = ("transductive", "support", "running")
+CALIBRATION_EPISODES = 100
+
+Terms = dict[str, Tensor]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What fitting a task returns: images ``(M, C, H, W)`` to logits ``(M, N)`` and features.
+
+    ``state`` holds every tensor that the prediction depends on, so that ``detach`` cuts them all.
+    """
+
+    function: Callable[[dict[str, Tensor], Tensor], Prediction]
+    state: dict[str, Tensor]
+
+    def __call__(self, x: Tensor) -> Prediction:
+        return self.function(self.state, x)
+
+    def detach(self) -> "Predictor":
+        """The same predictor as a constant: gradients pass to the images only."""
+        return Predictor(self.function, {name: value.detach() for name, value in self.state.items()})
+
+
+# A further term of the support loss, for methods with an inner loop: (prediction of the support set,
+# predictor at the current weights, step) -> scalar.
+ExtraLoss = Callable[[Prediction, Callable[[Tensor], Prediction], int], Tensor]
+
+
+class Method(pl.LightningModule, ABC):
+    """A few-shot learner.
+
+    Args:
+        engine: runs the task axis and inner loops.
+        bn: where the statistics that normalise query images come from: ``transductive`` (the batch they
+            are in), ``support`` (the support set only) or ``running`` (averages over training).
+            Training uses batch statistics under ``running``. The inner loop always sees its own batch.
+        optimizer: of the outer loop, made from the parameters; None for a method without any.
+        schedule: factor of its learning rate over the budget.
+        clip_norm, clip_value: limits of the outer gradient's norm and of its entries.
+    """
+
+    inner_steps = 0
+    stores_statistics = False  # keeps running averages in training whatever ``bn`` is
+
+    def __init__(
+        self,
+        engine: Engine,
+        bn: str,
+        optimizer: OptimizerFactory | None = None,
+        schedule: Schedule = constant,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.engine, self.bn = engine, bn
+        self.make_optimizer, self.schedule = optimizer, schedule
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.bn_estimated = False
+        self._window: list[Terms] = []
+
+    # What a method writes
+
+    @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The network whose norm layers ``bn`` speaks of."""
+
+    @property
+    def features(self) -> int:
+        """D, the length of ``Prediction.features``, where features are learned."""
+        raise UserError(f"{type(self).__name__} learns no features: it cannot be the classifier of another method")
+
+    @abstractmethod
+    def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
+        """Adapt to the support set of one task (no task axis).
+
+        ``extra`` is added to the support loss of methods that have one; others ignore it.
+        """
+
+    def task_terms(self, episode: Episode) -> Terms:
+        """The scalars of one training task: ``objective`` is differentiated, the rest is logged."""
+        predict = self.fit_task(episode)
+        prediction, statistics = self.classify(predict, episode.query_x)
+        loss = F.cross_entropy(prediction.logits, episode.query_y)
+        return {"objective": loss, "loss": loss, "accuracy": accuracy(prediction.logits, episode.query_y)} | statistics
+
+    # BatchNorm
+
+    @property
+    def bn(self) -> str:
+        return self._bn
+
+    @bn.setter
+    def bn(self, protocol: str) -> None:
+        if protocol not in BN_PROTOCOLS:
+            raise UserError(f"bn={protocol}: choose one of {', '.join(BN_PROTOCOLS)}")
+        self._bn = protocol
+
+    def run(
+        self, network: nn.Module, params: dict[str, Tensor], support_x: Tensor, x: Tensor, joint: bool = False
+    ) -> Any:
+        """``network`` on query images ``x`` of one task, normalised as ``bn`` says.
+
+        The output's last ``len(x)`` rows belong to ``x``. With ``joint``, or where the support set's
+        statistics are wanted, those of ``support_x`` come before them, out of the same pass.
+        """
+        source: Statistics | int = Statistics.BATCH
+        if self.bn == "support" and batch_norms(network):
+            source, joint = len(support_x), True
+        elif self.bn == "running" and not self.training:
+            source = Statistics.RUNNING
+        with normalising(network, source):
+            return functional_call(network, params, (torch.cat([support_x, x]) if joint else x,))
+
+    def classify(self, predict: Predictor, query_x: Tensor) -> tuple[Prediction, Terms]:
+        """The prediction on query images and, in training, the statistics that its pass saw."""
+        if not (self.training and (self.stores_statistics or self.bn == "running")):
+            return predict(query_x), {}
+        with recording(self.network) as seen:
+            prediction = predict(query_x)
+        terms = {}
+        for layer, passes in enumerate(seen):
+            if passes:
+                terms[f"norm/{layer}/mean"], terms[f"norm/{layer}/var"] = passes[0]
+        return prediction, terms
+
+    def _update_statistics(self, means: Terms) -> None:
+        for number, layer in enumerate(batch_norms(self.network)):
+            if f"norm/{number}/mean" in means:
+                pair = torch.stack([means[f"norm/{number}/{part}"] for part in ("mean", "var")])
+                layer.update(*self.trainer.strategy.reduce(pair, reduce_op="mean"))
+
+    def _calibrate(self) -> None:
+        """Under ``bn=running`` without stored averages: estimate them from fixed training episodes, and say so."""
+        layers = batch_norms(self.network)
+        self.bn_estimated = self.bn == "running" and any(layer.updates == 0 for layer in layers)
+        if not self.bn_estimated:
+            return
+        self.bn = "transductive"
+
+        def passes(episode: Episode) -> Terms:
+            predict = self.predictor(episode)
+            with recording(self.network) as seen:
+                predict(episode.query_x)
+            return {f"{n}/{part}": s[-1][part] for n, s in enumerate(seen) for part in (0, 1)}
+
+        with torch.no_grad():
+            parts = [
+                self.engine.each(passes, chunk)
+                for episodes in self.trainer.datamodule.calibration(CALIBRATION_EPISODES, self.device)  # type: ignore[attr-defined]
+                for chunk in self.engine.chunks(episodes)
+            ]
+            for number, layer in enumerate(layers):
+                mean, var = (torch.cat([part[f"{number}/{p}"] for part in parts]).mean(0) for p in (0, 1))
+                layer.running_mean.copy_(mean)
+                layer.running_var.copy_(var)
+        self.bn = "running"
+
+    def on_validation_start(self) -> None:
+        self._raise_if_diverged()
+        self._calibrate()
+
+    def on_test_start(self) -> None:
+        self._calibrate()
+
+    # Training
+
+    def training_step(self, episodes: Episode, _: int) -> None:
+        step = self.trainer.global_step
+        optimizers = self._optimizers()
+        spent = self._spent()
+        for optimizer, schedule in zip(optimizers, self.schedules(), strict=True):
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * schedule(step, spent)
+        total: Terms = {}
+        for chunk in self.engine.chunks(episodes):
+            terms = self.engine.each(self.task_terms, chunk)
+            self.manual_backward(terms.pop("objective").sum() / len(episodes))
+            for name, values in terms.items():
+                total[name] = total.get(name, 0) + values.detach().sum(0) / len(episodes)
+        self._watch(total["loss"], step)
+        self._update_statistics(total)
+        self.update(optimizers, step)
+        self._log_window({name: value for name, value in total.items() if not name.startswith("norm/")}, step)
+
+    def update(self, optimizers: list[Any], step: int) -> None:
+        """Clip and step. Only the first optimiser's step is counted, so a step of the trainer is a meta-batch."""
+        for number, optimizer in enumerate(optimizers):
+            clip_gradients(optimizer, self.clip_norm, self.clip_value)
+            (optimizer if number == 0 else optimizer.optimizer).step()
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        assert self.make_optimizer is not None, f"{type(self).__name__} has nothing to train"
+        return [with_initial_rate(self.make_optimizer(self.parameters()))]
+
+    def schedules(self) -> list[Schedule]:
+        """One for each optimiser."""
+        return [self.schedule]
+
+    def _optimizers(self) -> list[Any]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def _spent(self) -> float:
+        """The part of the budget, in steps or in time, that is gone."""
+        parts = [0.0]
+        if self.trainer.max_steps > 0:
+            parts.append(self.trainer.global_step / self.trainer.max_steps)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
+                elapsed = callback.time_elapsed()
+                parts.append(elapsed / (elapsed + max(left, 1e-9)))
+        return min(1.0, max(parts))
+
+    def on_train_start(self) -> None:
+        self._diverged_at = torch.tensor(-1, device=self.device)
+
+    def _watch(self, loss: Tensor, step: int) -> None:
+        """Note the first step whose loss is not finite; on a CPU stop there, on a GPU at the next log."""
+        bad = ~torch.isfinite(loss) & (self._diverged_at < 0)
+        self._diverged_at = torch.where(bad, step, self._diverged_at)
+        if self.device.type == "cpu" or step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._raise_if_diverged()
+
+    def _raise_if_diverged(self) -> None:
+        at = int(getattr(self, "_diverged_at", -1))
+        if at >= 0:
+            raise UserError(
+                f"the training loss is not finite at step {at}: lower the learning rate or the inner rate; "
+                "the checkpoints are from before that step"
+            )
+
+    def _log_window(self, terms: Terms, step: int) -> None:
+        """Log means over the steps since the last log, so that nothing is read from the device in between."""
+        self._window.append(terms)
+        if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for name in terms:
+                mean = torch.stack([entry[name] for entry in self._window]).mean()
+                self.log(f"train/{name}", mean, prog_bar=name == "loss", sync_dist=True)
+            self._window.clear()
+
+    # Evaluation
+
+    def predictor(self, episode: Episode) -> Predictor:
+        """The predictor that is tested on an episode."""
+        return self.fit_task(episode)
+
+    def logits(self, episodes: Episode) -> Tensor:
+        """``(B, N*Q, N)`` logits of the query images."""
+        return torch.cat(list(self._logits(episodes)))
+
+    def _logits(self, episodes: Episode) -> Iterator[Tensor]:
+        for chunk in self.engine.chunks(episodes):
+            yield self.engine.each(lambda e: {"logits": self.predictor(e)(e.query_x).logits}, chunk)["logits"]
+
+    def _evaluate(self, episodes: Episode) -> Terms:
+        logits, labels = self.logits(episodes), episodes.query_y
+        return {
+            "logits": logits,
+            "accuracy": (logits.argmax(-1) == labels).float().mean(1),
+            "loss": F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1),
+        }
+
+    def validation_step(self, episodes: Episode, _: int) -> None:
+        scores = self._evaluate(episodes)
+        for name in ("accuracy", "loss"):
+            value = scores[name].mean()
+            self.log(f"val/{name}", value, prog_bar=name == "accuracy", batch_size=len(episodes), sync_dist=True)
+
+    def test_step(self, episodes: Episode, _: int) -> dict[str, Any]:
+        return self._evaluate(episodes) | {"episodes": episodes}
+
+    def pictures(self, episode: Episode) -> dict[str, Tensor]:
+        """Images that show what the method does on one task, by row label; most methods have none."""
+        return {}
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The fraction that is right."""
+    return (logits.argmax(-1) == labels).float().mean()
+
+
+def clip_gradients(optimizer: Optimizer, norm: float | None, value: float | None) -> None:
+    """Clip all gradients of an optimiser by value, then by their joint norm."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if value is not None:
+        nn.utils.clip_grad_value_(params, value)
+    if norm is not None:
+        nn.utils.clip_grad_norm_(params, norm)
+
+
+def with_initial_rate(optimizer: Optimizer) -> Optimizer:
+    """Remember each group's learning rate, of which schedules take a part."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return optimizer

@@ -1,0 +1,205 @@
+"""MetaGAN.
+
+Zhang, Che, Ghahramani, Bengio, Song, "MetaGAN: an adversarial approach to few-shot learning", NeurIPS 2018.
+
+The few-shot classifier D doubles as a discriminator with a fake outcome beside its N classes; a generator
+G(z, h_T), conditioned on an encoding h_T of the support set, makes images that D must tell from real ones.
+    L_D = CE(real, labels) - w_real E log p(real | real) - w_fake E log p(fake | generated)      (eq. 5, 6)
+    L_G = -E log p(real | generated)  (non-saturating), or feature matching                      (eq. 7)
+With an inner loop, L_D is also what the support set is fit with (inner weights); the outer loss is taken on
+the query set with fresh fakes (outer weights), and G plays against the adapted classifier. A classifier
+without an inner loop, such as a prototypical network, has the outer loss only: its scores are the logits.
+
+Differs from the paper:
+- weights of the real and fake terms, inside and outside, are settings; so is the step fakes enter from;
+- without unlabelled images the labelled ones stand in for them in the real term;
+- a learned fake logit, linear in the classifier's features, is offered beside the one fixed at 0.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fewshot import counter
+from fewshot.episode import Episode
+from fewshot.errors import UserError
+from fewshot.losses import fake_loss, feature_matching, real_logit, real_loss
+from fewshot.methods.base import (
+    ExtraLoss, Method, OptimizerFactory, Predictor, Terms, accuracy, clip_gradients, with_initial_rate,
+)  # fmt: skip
+from fewshot.networks import Generator, Prediction, TaskEncoder
+from fewshot.schedule import Schedule
+
+FAKE_LOGITS = ("fixed", "learned")
+GENERATOR_LOSSES = ("nonsaturating", "feature_matching")
+_INNER, _OUTER = 0, 1  # streams of noise
+
+
+class MetaGAN(Method):
+    """A classifier of the framework, trained against a generator of images of the same task.
+
+    Args:
+        classifier: the host; it keeps its own optimiser, schedule, clipping and engine.
+        encoder: support set to h_T.
+        generator: noise and h_T to images in [-1, 1], of which 1 is ink.
+        mean, std: the normalisation of the data, which generated images receive too.
+        fake_logit: ``fixed`` at 0, or ``learned``.
+        generator_loss: ``nonsaturating`` or ``feature_matching``.
+        inner_real, inner_fake, outer_real, outer_fake: weights of the terms of L_D.
+        inner_from: the inner step, counted from 0, from which the real and fake terms enter.
+        inner_fakes, outer_fakes: generated images a task; None for as many as support images.
+        generator_every: steps of the classifier for one of the generator.
+        optimizer: of generator and encoder; a learned fake logit is trained with the classifier.
+        schedule: of that optimiser.
+    """
+
+    def __init__(
+        self,
+        classifier: Method,
+        encoder: TaskEncoder,
+        generator: Generator,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        mean: float = 0.0,
+        std: float = 1.0,
+        fake_logit: str = "fixed",
+        generator_loss: str = "nonsaturating",
+        inner_real: float = 1.0,
+        inner_fake: float = 1.0,
+        outer_real: float = 1.0,
+        outer_fake: float = 1.0,
+        inner_from: int = 0,
+        inner_fakes: int | None = None,
+        outer_fakes: int | None = None,
+        generator_every: int = 1,
+    ) -> None:
+        super().__init__(classifier.engine, classifier.bn, optimizer, schedule)
+        for name, value, choices in (
+            ("fake_logit", fake_logit, FAKE_LOGITS),
+            ("generator_loss", generator_loss, GENERATOR_LOSSES),
+        ):
+            if value not in choices:
+                raise UserError(f"method.{name}={value}: choose one of {', '.join(choices)}")
+        for name, value in (
+            ("generator_every", generator_every), ("inner_fakes", inner_fakes), ("outer_fakes", outer_fakes),
+        ):  # fmt: skip
+            if value is not None and value < 1:
+                raise UserError(f"method.{name}={value}: must be at least 1")
+        self.classifier, self.encoder, self.generator = classifier, encoder, generator
+        self.mean, self.std = mean, std
+        self.fake_head = _zero(nn.Linear(classifier.features, 1)) if fake_logit == "learned" else None
+        self.generator_loss = generator_loss
+        self.inner_real, self.inner_fake = inner_real, inner_fake
+        self.outer_real, self.outer_fake = outer_real, outer_fake
+        self.inner_from, self.generator_every = inner_from, generator_every
+        self.inner_fakes, self.outer_fakes = inner_fakes, outer_fakes
+
+    @property
+    def bn(self) -> str:
+        return self.classifier.bn if "classifier" in self._modules else self._bn
+
+    @bn.setter
+    def bn(self, protocol: str) -> None:
+        if "classifier" in self._modules:
+            self.classifier.bn = protocol
+        else:  # the base class sets it before there is a classifier
+            self._bn = protocol
+
+    @property
+    def network(self) -> nn.Module:
+        return self.classifier.network
+
+    @property
+    def features(self) -> int:
+        return self.classifier.features
+
+    def generate(self, episode: Episode, number: int | None, stream: int) -> Tensor:
+        """``(number, C, H, W)`` images of one task, normalised like its real ones; a function of its key."""
+        number = number or len(episode.support_x)
+        z = counter.normal(episode.key, (number, self.generator.noise), stream).to(episode.support_x)
+        ink = (self.generator(z, self.encoder(episode.support_x)) + 1) / 2
+        return (ink - self.mean) / self.std
+
+    def real(self, prediction: Prediction) -> Tensor:
+        """Log-odds ``(M,)`` that the inputs are real."""
+        fake = self.fake_head(prediction.features).squeeze(-1) if self.fake_head is not None else 0.0
+        return real_logit(prediction.logits, fake)
+
+    def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
+        if not self.classifier.inner_steps or not (self.inner_real or self.inner_fake):
+            return self.classifier.fit_task(episode)
+        with torch.no_grad():  # the inner loop trains D only
+            fakes = self.generate(episode, self.inner_fakes, _INNER) if self.inner_fake else None
+
+        def terms(prediction: Prediction, predict, step: int) -> Tensor:
+            loss = self.inner_real * real_loss(self.real(prediction))
+            if fakes is not None:
+                loss = loss + self.inner_fake * fake_loss(self.real(predict(fakes)))
+            return loss * float(step >= self.inner_from)
+
+        return self.classifier.fit_task(episode, terms)
+
+    def task_terms(self, episode: Episode) -> Terms:
+        predict = self.fit_task(episode)
+        prediction, statistics = self.classifier.classify(predict, episode.query_x)
+        real = self.real(prediction)
+        ce = F.cross_entropy(prediction.logits, episode.query_y)
+        fakes = self.generate(episode, self.outer_fakes, _OUTER)
+        fake = self.real(predict(fakes.detach()))
+        terms = {"ce": ce, "real_loss": real_loss(real), "fake_loss": fake_loss(fake)}
+        loss = ce + self.outer_real * terms["real_loss"] + self.outer_fake * terms["fake_loss"]
+
+        # G plays against D as it stands: no gradient of this term may reach D, nor of the above G.
+        frozen = predict.detach()(fakes)
+        if self.generator_loss == "nonsaturating":
+            generator = real_loss(self._frozen_real(frozen))
+        else:
+            generator = feature_matching(prediction.features.detach(), frozen.features)
+        return (
+            {"objective": loss + generator, "loss": loss, "accuracy": accuracy(prediction.logits, episode.query_y)}
+            | terms
+            | {
+                "generator_loss": generator,
+                "real_accuracy": (real > 0).float().mean(),
+                "fake_accuracy": (fake < 0).float().mean(),
+            }
+            | statistics
+        )
+
+    def _frozen_real(self, prediction: Prediction) -> Tensor:
+        if self.fake_head is None:
+            return real_logit(prediction.logits)
+        weight, bias = self.fake_head.weight.detach(), self.fake_head.bias.detach()
+        return real_logit(prediction.logits, F.linear(prediction.features, weight, bias).squeeze(-1))
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        assert self.make_optimizer is not None
+        critic = self.classifier.configure_optimizers()[0]
+        if self.fake_head is not None:
+            critic.add_param_group({"params": list(self.fake_head.parameters())})
+        players = [*self.encoder.parameters(), *self.generator.parameters()]
+        return [with_initial_rate(critic), with_initial_rate(self.make_optimizer(players))]
+
+    def schedules(self) -> list[Schedule]:
+        return [self.classifier.schedule, self.schedule]
+
+    def update(self, optimizers: list, step: int) -> None:
+        critic, generator = optimizers
+        self.classifier.update([critic], step)
+        if step % self.generator_every == 0:
+            clip_gradients(generator, self.clip_norm, self.clip_value)
+            generator.optimizer.step()  # not counted: a step is a meta-batch
+
+    def pictures(self, episode: Episode) -> dict[str, Tensor]:
+        """Support images of one task and images generated for it, in [0, 1]."""
+        with torch.no_grad():
+            fakes = self.generate(episode, self.outer_fakes, _OUTER)
+        return {name: x * self.std + self.mean for name, x in (("real", episode.support_x), ("generated", fakes))}
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    """A fake logit that starts where the fixed one is: at 0."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

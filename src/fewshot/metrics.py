@@ -1,0 +1,62 @@
+"""What a list of episode accuracies says: a mean with its interval, and a paired comparison."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Values = Sequence[float] | NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean of ``a - b`` over pairs.
+
+    Attributes:
+        difference: mean of the differences, in the unit of the values.
+        half_width: half-width of its t-interval, same unit; nan with fewer than two pairs.
+        p_value: two-sided p-value of the paired t-test; nan with fewer than two pairs.
+    """
+
+    difference: float
+    half_width: float
+    p_value: float
+
+
+def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
+    """Mean of ``values`` and the half-width of its t-interval, both in the unit of the values.
+
+    One value has a mean and no known spread: ``(value, nan)``. No value: ``(nan, nan)``.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"values must be one-dimensional, got shape {array.shape}")
+    if array.size == 0:
+        return float("nan"), float("nan")
+    if array.size == 1:
+        return float(array[0]), float("nan")
+    quantile = stats.t.ppf((1 + confidence) / 2, array.size - 1)
+    return float(array.mean()), float(quantile * stats.sem(array))
+
+
+def paired(a: Values, b: Values, confidence: float = 0.95) -> Paired:
+    """Compare two lists of values of the same episodes, in the same order, by a paired t-test.
+
+    The same difference in every pair has no spread: half-width 0, and p-value 1 when that
+    difference is 0, else 0 (the t-statistic is 0/0 or infinite there).
+
+    Raises:
+        ValueError: the two lists differ in length.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"paired values must match, got shapes {first.shape} and {second.shape}")
+    difference = first - second
+    mean, half_width = interval(difference, confidence)
+    if difference.size < 2:
+        return Paired(mean, half_width, float("nan"))
+    if np.ptp(difference) == 0:
+        return Paired(mean, 0.0, 1.0 if mean == 0 else 0.0)
+    return Paired(mean, half_width, float(stats.ttest_rel(first, second).pvalue))

@@ -1,0 +1,82 @@
+"""The backbones of the MAML and prototypical network papers: images ``(M, C, H, W)`` to features ``(M, D)``."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from fewshot.networks.norm import norm as make_norm
+
+
+class Backbone(nn.Module):
+    """Images ``(M, C, H, W)`` to features ``(M, features)``."""
+
+    features: int
+
+    def __init__(self, features: int, layers: nn.Module) -> None:
+        super().__init__()
+        self.features, self.layers = features, layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def conv4(
+    channels: int,
+    image_size: int,
+    width: int = 64,
+    depth: int = 4,
+    stride: bool = True,
+    mean_over_space: bool = True,
+    norm: str = "batch",
+) -> Backbone:
+    """Blocks of 3x3 convolution, norm, ReLU.
+
+    Args:
+        channels, image_size: of the images, square.
+        width: filters of each block.
+        depth: number of blocks.
+        stride: halve the image by stride 2 (MAML on Omniglot, Finn et al. 2017) or by 2x2 max-pooling
+            (matching and prototypical networks, Snell et al. 2017).
+        mean_over_space: features are the mean over what space is left, else all of it flattened.
+        norm: see ``fewshot.networks.norm``.
+    """
+    layers: list[nn.Module] = []
+    size = image_size
+    for block in range(depth):
+        layers += [
+            nn.Conv2d(width if block else channels, width, 3, stride=2 if stride else 1, padding=1),
+            make_norm(norm, width),
+            nn.ReLU(),
+        ]
+        if not stride:
+            layers.append(nn.MaxPool2d(2))
+        size = (size + 1) // 2 if stride else size // 2
+    if size < 1:
+        raise ValueError(f"images of {image_size} x {image_size} are too small for {depth} poolings")
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if mean_over_space else [nn.Flatten()]
+    return Backbone(width if mean_over_space else width * size * size, _orthodox(nn.Sequential(*layers)))
+
+
+def mlp(
+    channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 64), norm: str = "batch"
+) -> Backbone:
+    """The fully connected network of Finn et al. 2017: linear, norm, ReLU."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    before = channels * image_size**2
+    for width in widths:
+        layers += [nn.Linear(before, width), make_norm(norm, width), nn.ReLU()]
+        before = width
+    return Backbone(before, _orthodox(nn.Sequential(*layers)))
+
+
+def _orthodox(module: nn.Module) -> nn.Module:
+    """Xavier-uniform weights and zero biases, as in the MAML code."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return module
+
+
+BackboneFactory = Callable[..., Backbone]

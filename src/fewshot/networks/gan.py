@@ -1,0 +1,54 @@
+"""The task encoder and the conditional generator of MetaGAN."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TaskEncoder(nn.Module):
+    """A support set ``(K*N, C, H, W)`` to one vector h_T ``(features,)``: encode each image, take the mean.
+
+    Three strided convolutions; no norm, so that one image's code does not depend on the others.
+    """
+
+    def __init__(self, channels: int, image_size: int, width: int = 32, features: int = 256) -> None:
+        super().__init__()
+        self.features = features
+        side = -(-image_size // 8)
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Flatten(), nn.Linear(2 * width * side * side, features), nn.LeakyReLU(0.2),
+        )  # fmt: skip
+
+    def forward(self, support_x: Tensor) -> Tensor:
+        return self.layers(support_x).mean(0)
+
+
+class Generator(nn.Module):
+    """Noise ``(M, noise)`` and a task vector ``(condition,)`` to images ``(M, C, S, S)`` in [-1, 1].
+
+    Dense to ``S/4 x S/4 x 4 width``, then twice nearest upsampling and a 5x5 convolution to
+    ``2 width``, ``width`` and C channels; LeakyReLU, tanh at the end, no norm. ``width=64`` is the
+    generator of the Omniglot implementation that the design describes.
+    """
+
+    def __init__(self, channels: int, image_size: int, condition: int, noise: int = 100, width: int = 16) -> None:
+        super().__init__()
+        if image_size % 4:
+            raise ValueError(f"the generator upsamples twice: image_size={image_size} must be a multiple of 4")
+        self.noise, self.width, self.side = noise, width, image_size // 4
+        self.dense = nn.Linear(noise + condition, 4 * width * self.side**2)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 5, padding=2)
+            for before, after in ((4 * width, 2 * width), (2 * width, width), (width, channels))
+        )
+
+    def forward(self, z: Tensor, task: Tensor) -> Tensor:
+        x = self.dense(torch.cat([z, task.expand(len(z), -1)], dim=1))
+        x = F.leaky_relu(x.view(len(z), 4 * self.width, self.side, self.side), 0.2)
+        for block, conv in enumerate(self.convs):
+            x = conv(F.interpolate(x, scale_factor=2.0, mode="nearest") if block else x)
+            x = torch.tanh(x) if block == 2 else F.leaky_relu(x, 0.2)
+        return x

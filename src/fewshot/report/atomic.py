@@ -1,0 +1,35 @@
+"""Write a file whole or not at all."""
+
+import io
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from fewshot.errors import UserError
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Replace ``target`` in one step, making its folder: a reader never sees half of it.
+
+    Raises:
+        UserError: the folder or the file cannot be written; an older ``target`` is still whole.
+    """
+    # Beside the target, since os.replace cannot cross file systems.
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def write_png(target: Path, figure: Figure) -> None:
+    """Draw ``figure`` into the PNG file ``target``, as ``write_bytes`` does."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=150, bbox_inches="tight", facecolor="white")
+    write_bytes(target, stream.getvalue())

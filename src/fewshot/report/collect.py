@@ -1,0 +1,188 @@
+"""Find the runs below some folders and read what they left there."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from fewshot.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One finished run, as its ``result.json`` and ``episodes.csv`` tell it.
+
+    Attributes:
+        path: folder of the run.
+        label: display name of the method; a recipe such as ``metagan_protonet`` has its own.
+        split: which classes were split how, where the dataset has several splits.
+        task: name of the task, for example ``5w1s``.
+        bn: BatchNorm protocol at test time.
+        overrides: what the user typed, for example ``method.inner_lr=0.1``.
+        stated_accuracy: mean test accuracy in ``result.json``, a fraction.
+        seconds: training time.
+        peak_memory_mb: peak memory of the process or device, in MB.
+        accuracy: ``(episodes,)`` test accuracies, fractions in [0, 1].
+        fingerprints: one a test episode, same order as ``accuracy``.
+    """
+
+    path: Path
+    label: str
+    method: str
+    data: str
+    split: str | None
+    task: str
+    ways: int
+    seed: int
+    bn: str
+    overrides: tuple[str, ...]
+    stated_accuracy: float
+    seconds: float | None
+    episodes_per_second: float | None
+    peak_memory_mb: float | None
+    parameters: int | None
+    device: str | None
+    accuracy: NDArray[np.float64]
+    fingerprints: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that stopped with an error and has no result."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    error: str
+
+
+def collect(paths: Iterable[str | Path]) -> tuple[list[Run], list[Failure]]:
+    """Read every run at or below ``paths``.
+
+    A path is a run's folder or any folder above runs. Runs come in the order of ``paths`` and
+    in natural order (2 before 10) below each; one reached twice is read once. A folder with an
+    ``error.txt`` and no ``result.json`` is a failure.
+
+    Raises:
+        UserError: a path does not exist or has no run below it, or a file of a run is malformed.
+    """
+    runs: dict[Path, Run] = {}
+    failures: dict[Path, Failure] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise UserError(f"{path}: {'not a folder' if path.exists() else 'does not exist'}")
+        finished = _folders_with("result.json", path)
+        failed = [folder for folder in _folders_with("error.txt", path) if folder not in finished]
+        if not finished and not failed:
+            raise UserError(f"{path}: no result.json in it or below it")
+        for folder in finished:
+            if folder.resolve() not in runs:
+                runs[folder.resolve()] = _read_run(folder)
+        for folder in failed:
+            if folder.resolve() not in failures:
+                failures[folder.resolve()] = _read_failure(folder)
+    return list(runs.values()), list(failures.values())
+
+
+def _folders_with(name: str, root: Path) -> list[Path]:
+    return sorted((file.parent for file in root.rglob(name)), key=_natural)
+
+
+def _natural(path: Path) -> list[list[str | int]]:
+    # Text and numbers alternate and text comes first, so like is always compared with like.
+    return [[int(bit) if bit.isdecimal() else bit for bit in re.split(r"(\d+)", part)] for part in path.parts]
+
+
+def _read_run(folder: Path) -> Run:
+    file = folder / "result.json"
+    accuracy, fingerprints = _read_episodes(folder / "episodes.csv")
+    try:
+        result = json.loads(_read_text(file))
+        task, train = result["task"], result.get("train") or {}
+        return Run(
+            path=folder,
+            label=str(result.get("name") or result["method"]),
+            method=str(result["method"]),
+            data=str(result["data"]),
+            split=_optional(str, result.get("split")),
+            task=str(task.get("name") or f"{task['ways']}w{task['shots']}s"),
+            ways=int(task["ways"]),
+            seed=int(result["seed"]),
+            bn=str(result["bn"]),
+            overrides=tuple(map(str, result.get("overrides") or ())),
+            stated_accuracy=float(result["test"]["accuracy"]),
+            seconds=_optional(float, train.get("seconds")),
+            episodes_per_second=_optional(float, train.get("episodes_per_second")),
+            peak_memory_mb=_optional(float, result.get("peak_memory_mb")),
+            parameters=_optional(int, result.get("parameters")),
+            device=_optional(str, result.get("device")),
+            accuracy=accuracy,
+            fingerprints=fingerprints,
+        )
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}: not JSON (line {error.lineno}: {error.msg})") from error
+    except KeyError as error:
+        raise UserError(f"{file}: the entry {error} is missing") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: not the result of a run ({error})") from error
+
+
+def _optional(kind: type, value: Any) -> Any:
+    return None if value is None else kind(value)
+
+
+def _read_episodes(file: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    rows: dict[int, tuple[float, str]] = {}
+    # csv reads a fingerprint such as 12e4 as text; a reader that guesses types makes a number of it.
+    reader = csv.DictReader(_read_text(file).splitlines())
+    for row in reader:
+        try:
+            episode, accuracy, fingerprint = int(row["episode"]), float(row["accuracy"]), row["fingerprint"].strip()
+        except KeyError as error:
+            raise UserError(f"{file}: the column {error} is missing") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"{file}: line {reader.line_num} is not an episode") from error
+        if not (math.isfinite(accuracy) and 0 <= accuracy <= 1 and fingerprint):
+            raise UserError(f"{file}: line {reader.line_num} needs an accuracy in [0, 1] and a fingerprint")
+        if episode in rows:
+            raise UserError(f"{file}: line {reader.line_num} repeats episode {episode}")
+        rows[episode] = accuracy, fingerprint
+    if not rows:
+        raise UserError(f"{file}: no test episodes in it")
+    ordered = [rows[episode] for episode in sorted(rows)]
+    return np.array([accuracy for accuracy, _ in ordered]), tuple(fingerprint for _, fingerprint in ordered)
+
+
+def _read_failure(folder: Path) -> Failure:
+    lines = _read_text(folder / "error.txt").split("\n")
+    error = next((line.strip() for line in lines if line.strip()), "stopped without a message")
+    return Failure(folder, _read_overrides(folder / ".hydra" / "overrides.yaml"), error)
+
+
+def _read_overrides(file: Path) -> tuple[str, ...]:
+    """What the user typed for a run without a result: a YAML list of strings, absent in other folders."""
+    if not file.is_file():
+        return ()
+    try:
+        overrides = yaml.safe_load(_read_text(file)) or ()
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not YAML") from error
+    if not isinstance(overrides, list | tuple):
+        raise UserError(f"{file}: not a list of overrides")
+    return tuple(map(str, overrides))
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text") from error

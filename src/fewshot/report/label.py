@@ -1,0 +1,83 @@
+"""Short names for runs: the method, and only those settings that differ between the runs."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from fewshot.report.collect import Failure, Run
+
+# Facts that a result states itself, so that a default and an override of the same value look the same.
+_STATED = ("data", "split", "task", "seed", "bn")
+
+
+def labels(runs: Sequence[Run | Failure]) -> list[str]:
+    """One label a run, for example ``maml 5w1s seed=0 inner_lr=0.1``.
+
+    Runs with the same settings are told apart by their folders. A failure without overrides
+    is known by its folder only.
+    """
+    names = [_name(run) for run in runs]
+    settings = [_settings(run) for run in runs]
+    told = [setting for run, setting in zip(runs, settings, strict=True) if isinstance(run, Run) or run.overrides]
+    shown = [key for key in dict.fromkeys(key for setting in told for key in setting) if _varies(key, told)]
+    # The display name stands for the method, unless two methods go by one name.
+    methods = {(name, setting.get("method")) for name, setting in zip(names, settings, strict=True)}
+    if "method" in shown and len(methods) == len(set(names)):
+        shown.remove("method")
+    short = _short_keys(shown)
+    texts = [
+        " ".join([name] + [_text(key, short[key], setting[key]) for key in shown if key in setting])
+        for name, setting in zip(names, settings, strict=True)
+    ]
+    return _unique(texts, runs)
+
+
+def _name(run: Run | Failure) -> str:
+    return run.label if isinstance(run, Run) else _overridden(run).get("method", run.path.name)
+
+
+def _settings(run: Run | Failure) -> dict[str, str]:
+    """The stated facts in a fixed order, then the other overrides."""
+    overrides = _overridden(run)
+    if isinstance(run, Run):
+        stated = {"data": run.data, "task": run.task, "seed": str(run.seed), "bn": run.bn}
+        stated |= {"split": run.split} if run.split else {}
+        overrides.setdefault("method", run.method)
+    else:
+        stated = {_end(key): value for key, value in overrides.items() if _end(key) in _STATED}
+    others = {key: value for key, value in overrides.items() if _end(key) not in stated and key != "name"}
+    return {key: stated[key] for key in _STATED if key in stated} | others
+
+
+def _overridden(run: Run | Failure) -> dict[str, str]:
+    parts = (override.lstrip("+~").partition("=") for override in run.overrides)
+    return {key: value for key, _, value in parts}
+
+
+def _varies(key: str, settings: list[dict[str, str]]) -> bool:
+    values = {setting.get(key) for setting in settings}
+    if key in _STATED:  # absent only where a failed run does not say
+        values.discard(None)
+    return len(values) > 1
+
+
+def _short_keys(keys: list[str]) -> dict[str, str]:
+    """``method.inner_lr`` as ``inner_lr``, where no other key ends the same way."""
+    ends = Counter(map(_end, keys))
+    return {key: _end(key) if ends[_end(key)] == 1 else key for key in keys}
+
+
+def _end(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _text(key: str, short: str, value: str) -> str:
+    return value if key in ("data", "task") else f"{short}={value}"
+
+
+def _unique(texts: list[str], runs: Sequence[Run | Failure]) -> list[str]:
+    seen = Counter(texts)
+    folders = Counter((text, run.path.name) for text, run in zip(texts, runs, strict=True))
+    return [
+        text if seen[text] == 1 else f"{text} ({run.path.name if folders[text, run.path.name] == 1 else run.path})"
+        for text, run in zip(texts, runs, strict=True)
+    ]

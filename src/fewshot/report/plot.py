@@ -1,0 +1,155 @@
+"""Figures as PNG files: learning curves and accuracies here, images in ``sheet.py``.
+
+Drawn on ``Figure`` objects, which hold no global state, so a callback may call these at any time.
+Every function replaces its target in one step and raises ``UserError`` if it cannot be written.
+"""
+
+import csv
+import math
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
+from numpy.typing import NDArray
+
+from fewshot.errors import UserError
+from fewshot.report.atomic import write_png
+from fewshot.report.compare import Table
+from fewshot.report.render import plus_minus
+from fewshot.report.sheet import image_rows, task_sheet
+
+__all__ = ["accuracies", "image_rows", "learning_curves", "task_sheet"]
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y of one curve
+
+_TRAIN, _VALIDATION, _GREY = "#2166ac", "#d95f02", "#777777"
+_TERMS = ("#1b9e77", "#7570b3", "#e7298a", "#a6761d", "#e6ab02")
+_FEW = 30  # fewer points than this are drawn as they are, with markers
+
+
+def learning_curves(metrics_csv: Path, target: Path) -> None:
+    """Training losses above, training and validation accuracy below, against training episodes.
+
+    The x axis is ``episodes``, looked up by ``step`` in the rows that have only that, or ``step``
+    itself in a file without episodes. Curves of many points are drawn faint, with a centred moving
+    mean over 1/25 of them on top.
+
+    Raises:
+        UserError: the file cannot be read, or has no loss and no accuracy.
+    """
+    columns, x_name = _read_metrics(metrics_csv)
+    losses = {name: points for name, points in columns.items() if name.startswith("train/") and name.endswith("loss")}
+    if not losses and "train/accuracy" not in columns and "val/accuracy" not in columns:
+        raise UserError(f"{metrics_csv}: no train/loss, train/accuracy or val/accuracy in it")
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    if "train/loss" in losses:
+        _curve(top, losses["train/loss"], _TRAIN, "loss")
+    terms = [name for name in losses if name != "train/loss"]
+    for name, colour in zip(terms, cycle(_TERMS), strict=False):
+        _curve(top, losses[name], colour, name.removeprefix("train/").replace("_", " "), raw=False)
+    if "train/accuracy" in columns:
+        _curve(bottom, columns["train/accuracy"], _TRAIN, "train")
+    if "val/accuracy" in columns:
+        # Validation is rare and each value is already a mean over episodes: no smoothing.
+        x, y = columns["val/accuracy"]
+        bottom.plot(x, y, "o-" if len(x) < 2 * _FEW else "-", color=_VALIDATION, ms=3.5, lw=1.5, label="validation")
+    if losses and _is_uneven(np.concatenate([y for _, y in losses.values()])):
+        top.set_yscale("log")
+    top.set_ylabel("training loss")
+    bottom.set_ylabel("accuracy")
+    bottom.set_xlabel(f"training {x_name}")
+    bottom.xaxis.set_major_formatter(EngFormatter(sep=""))
+    bottom.yaxis.set_major_formatter(PercentFormatter(1))
+    for axes in (top, bottom):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
+    write_png(target, figure)
+
+
+def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
+    """Test accuracy of every run as a bar from 0 to 100% with its 95% interval.
+
+    ``chance`` is the accuracy of guessing, a fraction, drawn as a dashed line.
+    """
+    count = len(table.rows)
+    names = 0.065 * max((len(row.label) for row in table.rows), default=0)  # inches
+    figure = Figure(figsize=(4.5 + names, 0.9 + 0.32 * count), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(table.rows):
+        if row.run is None:
+            axes.text(1, place, "failed", va="center", color="#b2182b", fontsize=8)
+            continue
+        error = 0 if math.isnan(row.half_width) else 100 * row.half_width
+        axes.barh(place, 100 * row.accuracy, xerr=error, height=0.65, color="#92c5de", ecolor="#222222", capsize=2.5)
+        axes.text(100 * row.accuracy + error + 1.5, place, plus_minus(row), va="center", fontsize=8)
+    if chance is not None:
+        axes.axvline(100 * chance, color=_GREY, ls="--", lw=1, label=f"chance, {100 * chance:.0f}%")
+        figure.legend(loc="outside upper right", frameon=False, fontsize=8)
+    axes.set_yticks(range(count), [row.label for row in table.rows], fontsize=8)
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.set_xlim(0, 120)  # room for the number beside a bar of 100%
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("test accuracy (%), 95% interval over test episodes", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    write_png(target, figure)
+
+
+def _curve(axes: Axes, points: Points, colour: str, label: str, raw: bool = True) -> None:
+    x, y = points
+    if len(x) < _FEW:
+        axes.plot(x, y, "o-", color=colour, ms=3, lw=1.2, label=label)
+        return
+    if raw:
+        axes.plot(x, y, color=colour, lw=0.6, alpha=0.3)
+    axes.plot(x, _smooth(y, len(y) // 25), color=colour, lw=1.6, label=label)
+
+
+def _smooth(y: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Mean over ``width`` (made odd) points around each point, over fewer at the two ends."""
+    window = np.ones(2 * (width // 2) + 1)
+    return np.convolve(y, window, "same") / np.convolve(np.ones_like(y), window, "same")
+
+
+def _is_uneven(y: NDArray[np.float64]) -> bool:
+    """Whether one early outburst would flatten everything else on a linear axis."""
+    return bool(y.min() > 0 and y.max() > 20 * np.median(y))
+
+
+def _read_metrics(file: Path) -> tuple[dict[str, Points], str]:
+    """Finite values of every column with their x, and what x counts."""
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = [{key: _number(cell) for key, cell in row.items() if key} for row in csv.DictReader(stream)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+    steps = np.array([row.get("step", math.nan) for row in rows])
+    x, x_name = np.array([row.get("episodes", math.nan) for row in rows]), "episodes"
+    known = np.isfinite(x) & np.isfinite(steps)
+    if known.any():
+        # Lightning logs validation in rows of its own, which may lack the episodes.
+        order = np.argsort(steps[known], kind="stable")
+        looked_up = np.interp(steps, steps[known][order], x[known][order])
+        x = np.where(np.isfinite(x), x, looked_up)
+    elif not np.isfinite(x).any():
+        x, x_name = steps, "step"
+    columns = {}
+    for name in dict.fromkeys(key for row in rows for key in row):
+        y = np.array([row[name] for row in rows])
+        use = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+        use = use[np.argsort(x[use], kind="stable")]  # a resumed run may log some steps twice
+        if len(use):
+            columns[name] = x[use], y[use]
+    return columns, x_name
+
+
+def _number(cell: str | None) -> float:
+    try:
+        return float(cell or "nan")
+    except ValueError:
+        return math.nan

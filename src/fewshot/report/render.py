@@ -1,0 +1,157 @@
+"""A table as text: Markdown for a README, CSV for a program, rich for a terminal."""
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from rich import box
+from rich.console import Group
+from rich.table import Table as Grid
+from rich.text import Text
+
+from fewshot.report.atomic import write_bytes
+from fewshot.report.compare import MARK, Row, Table
+
+_HEADER = ("run", "accuracy", "difference", "p", "time", "ep/s", "MB", "params")
+
+
+def markdown(table: Table) -> str:
+    """A GitHub table with notes as its last column, then the footnotes."""
+    lines = [_line((*_HEADER, "notes")), _line(["---"] + ["---:"] * (len(_HEADER) - 1) + ["---"])]
+    lines += [_line([_escape(cell) for cell in (*_cells(row), row.note)]) for row in table.rows]
+    return "\n\n".join(["\n".join(lines), *map(_escape, table.footnotes)]) + "\n"
+
+
+def csv_text(table: Table) -> str:
+    """One line a run in machine units: fractions, seconds, MB; an empty cell where there is no value."""
+    stream = io.StringIO()
+    records = [_record(row) for row in table.rows]
+    writer = csv.DictWriter(stream, list(records[0]) if records else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _machine(value) for name, value in record.items()} for record in records)
+    return stream.getvalue()
+
+
+def terminal(table: Table) -> Group:
+    """Something for ``rich.console.Console.print``, made for 80 columns and more."""
+    grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    # Only the label may wrap; a number broken over two lines cannot be read.
+    grid.add_column(_HEADER[0], overflow="fold")
+    for name in _HEADER[1:]:
+        grid.add_column(name, justify="right", no_wrap=True)
+    for row, following in zip(table.rows, (*table.rows[1:], None), strict=True):
+        ends_group = following is not None and following.group != row.group
+        # Text, since "[64,64]" in a label would be read as markup.
+        grid.add_row(*map(Text, _cells(row)), style=None if row.run else "red", end_section=ends_group)
+    labels: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.note:
+            labels.setdefault(row.note, []).append(row.label)
+    notes = [f"{', '.join(names)}: {note}" for note, names in labels.items()]
+    return Group(grid, *map(Text, notes), *(Text(line, style="dim") for line in table.footnotes))
+
+
+def write(table: Table, folder: Path) -> None:
+    """Write ``report.md`` and ``report.csv`` into ``folder``, which is made if absent.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    write_bytes(folder / "report.md", markdown(table).encode())
+    write_bytes(folder / "report.csv", csv_text(table).encode())
+
+
+def plus_minus(row: Row) -> str:
+    """``93.12 ± 0.41``, in percent; without an interval where one episode gives none."""
+    return _percent(row.accuracy, row.half_width, sign="")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    run = row.run
+    if run is None:
+        return (row.label, "failed", *[""] * (len(_HEADER) - 2))
+    difference, p_value = "reference" if row.is_reference else "", ""
+    if row.paired:
+        mark = MARK if row.bn_pair else ""
+        difference = _percent(row.paired.difference, row.paired.half_width, sign="+") + mark
+        p_value = _p(row.paired.p_value)
+    return (
+        row.label,
+        plus_minus(row),
+        difference,
+        p_value,
+        _known(run.seconds, _duration),
+        _known(run.episodes_per_second, lambda value: f"{value:.3g}" if value < 100 else f"{value:.0f}"),
+        _known(run.peak_memory_mb, lambda value: f"{value:.0f}"),
+        _known(run.parameters, _count),
+    )
+
+
+def _known(value: float | None, show: Callable[[float], str]) -> str:
+    return "" if value is None or math.isnan(value) else show(value)
+
+
+def _percent(value: float, half_width: float, sign: str) -> str:
+    return f"{100 * value:{sign}.2f}" + ("" if math.isnan(half_width) else f" ± {100 * half_width:.2f}")
+
+
+def _p(value: float) -> str:
+    return _known(value, lambda p: "<0.001" if p < 0.001 else f"{p:.3f}")
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{1 if seconds < 10 * size else 0}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _count(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    """Keep an error message from ending a cell or opening a tag."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _machine(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _record(row: Row) -> dict[str, object]:
+    """Columns of report.csv; None where a failed run or a reference has no value."""
+    run, pair = row.run, row.paired
+    return {
+        "label": row.label,
+        "method": run and run.method,
+        "data": run and run.data,
+        "task": run and run.task,
+        "seed": run and run.seed,
+        "bn": run and run.bn,
+        "episodes": run and len(run.accuracy),
+        "accuracy": row.accuracy,
+        "accuracy_ci95": row.half_width,
+        "reference": row.reference,
+        "difference": pair and pair.difference,
+        "difference_ci95": pair and pair.half_width,
+        "p_value": pair and pair.p_value,
+        "bn_differs": pair and row.bn_pair is not None,
+        "seconds": run and run.seconds,
+        "episodes_per_second": run and run.episodes_per_second,
+        "peak_memory_mb": run and run.peak_memory_mb,
+        "parameters": run and run.parameters,
+        "note": row.note,
+        "path": row.path,
+    }

@@ -1,0 +1,126 @@
+"""Images of episodes and of generated samples, laid out in rows and columns.
+
+Images are ``(H, W)`` or ``(H, W, 1)`` grey, where 1 is ink and is drawn dark on white, or
+``(H, W, 3)`` colour; values in [0, 1].
+"""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from fewshot.report.atomic import write_png
+
+Images = NDArray[np.floating]
+Labels = NDArray[np.integer]
+
+_CELL = 0.5  # inches a side of one image with its margin
+_MARGIN = 0.12  # of a cell, on each side of an image
+_GAP = 0.5  # of a cell, between support and query and between tasks
+_FRAME, _RIGHT, _WRONG = "#cccccc", "#1a9641", "#d7191c"
+_MAX_SUPPORT, _MAX_QUERY = 5, 4  # images a class that are shown
+_MAX_WIDTH = 11.0  # inches of episodes side by side
+
+
+def task_sheet(
+    support: Images,
+    support_y: Labels,
+    query: Images,
+    query_y: Labels,
+    predicted: Labels,
+    target: Path,
+) -> None:
+    """Draw T test episodes: a column a class, the support images above the query images.
+
+    A query image is framed green where the prediction is right; red, with the number of the
+    predicted class in its corner, where it is wrong. The title's accuracy is over all query
+    images, of which at most four a class are shown (and five support images).
+
+    Args:
+        support: ``(T, N*K, H, W[, 3])``.
+        support_y: ``(T, N*K)`` in [0, N).
+        query: ``(T, N*Q, H, W[, 3])``.
+        query_y: ``(T, N*Q)``.
+        predicted: ``(T, N*Q)``.
+        target: the PNG file to write.
+    """
+    episodes, ways = len(support), int(support_y.max()) + 1
+    top = min(_MAX_SUPPORT, max(np.bincount(labels).max() for labels in support_y))
+    rows = top + _GAP + min(_MAX_QUERY, max(np.bincount(labels).max() for labels in query_y))
+    down = ceil(episodes / max(1, int(_MAX_WIDTH / (_CELL * (ways + 1)))))
+    figure, blocks = _blocks(down, ceil(episodes / down), ways, rows)
+    for episode, axes in enumerate(blocks[:episodes]):
+        right = predicted[episode] == query_y[episode]
+        axes.set_title(f"episode {episode}: {100 * right.mean():.0f}%", fontsize=9, pad=12)
+        for column in range(ways):
+            axes.text(column + 0.5, -0.05, str(column), ha="center", va="bottom", fontsize=7, color="#666666")
+            for row, index in enumerate(np.flatnonzero(support_y[episode] == column)[:_MAX_SUPPORT]):
+                _draw(axes, support[episode, index], column, row, _FRAME)
+            for row, index in enumerate(np.flatnonzero(query_y[episode] == column)[:_MAX_QUERY]):
+                wrong = "" if right[index] else str(predicted[episode, index])
+                _draw(axes, query[episode, index], column, top + _GAP + row, _WRONG if wrong else _RIGHT, wrong)
+        axes.axhline(top + _GAP / 2, color=_FRAME, lw=0.8)
+        _row_name(axes, "support", top / 2, rotation=90)
+        _row_name(axes, "query", (top + _GAP + rows) / 2, rotation=90)
+    write_png(target, figure)
+
+
+def image_rows(rows: Mapping[str, Images] | Sequence[Mapping[str, Images]], target: Path) -> None:
+    """Draw named rows of images, for example ``{"real": real, "generated": fake}``.
+
+    Each value is ``(n, H, W[, 3])``. A list draws the rows of one task below those of another.
+    """
+    tasks = [rows] if isinstance(rows, Mapping) else list(rows)
+    columns = max(len(images) for task in tasks for images in task.values())
+    height = sum(map(len, tasks)) + _GAP * (len(tasks) - 1)
+    figure, (axes,) = _blocks(1, 1, columns, height)
+    place = 0.0
+    for number, task in enumerate(tasks):
+        for name, images in task.items():
+            _row_name(axes, name if len(tasks) == 1 else f"task {number}: {name}", place + 0.5, rotation=0)
+            for column, image in enumerate(images):
+                _draw(axes, image, column, place, _FRAME)
+            place += 1
+        place += _GAP
+    write_png(target, figure)
+
+
+def _blocks(down: int, across: int, columns: int, rows: float) -> tuple[Figure, list[Axes]]:
+    """A grid of axes whose unit is one cell, each with room for a title above and names on the left."""
+    left, above = 0.35, 0.5  # inches
+    width, height = columns * _CELL, rows * _CELL
+    full_width, full_height = across * (left + width), down * (above + height)
+    figure = Figure(figsize=(full_width, full_height))
+    blocks = []
+    for place in range(down * across):
+        x, bottom = (place % across) * (left + width) + left, full_height - (place // across + 1) * (above + height)
+        axes = figure.add_axes((x / full_width, bottom / full_height, width / full_width, height / full_height))
+        axes.set(xlim=(0, columns), ylim=(rows, 0))
+        axes.set_autoscale_on(False)
+        axes.axis("off")
+        blocks.append(axes)
+    return figure, blocks
+
+
+def _draw(axes: Axes, image: Images, column: int, row: float, frame: str, wrong: str = "") -> None:
+    """Put one image into its cell, as large as its shape allows, with a wrong prediction in a corner."""
+    image = np.asarray(image, dtype=np.float64).clip(0, 1)
+    if image.ndim == 2 or image.shape[-1] == 1:
+        image = np.repeat(1 - image.reshape(*image.shape[:2], 1), 3, axis=-1)
+    sides = np.array(image.shape[:2]) / max(image.shape[:2]) * (1 - 2 * _MARGIN)
+    y, x = np.array([row, column]) + (1 - sides) / 2
+    axes.imshow(image, extent=(x, x + sides[1], y + sides[0], y), aspect="auto")
+    strong = frame != _FRAME
+    axes.add_patch(Rectangle((x, y), sides[1], sides[0], fill=False, ec=frame, lw=1.8 if strong else 0.6))
+    if wrong:
+        style = {"fontsize": 6, "fontweight": "bold", "color": "white", "ha": "right", "va": "bottom"}
+        axes.text(x + sides[1], y + sides[0], wrong, style, bbox={"facecolor": _WRONG, "edgecolor": "none", "pad": 0.8})
+
+
+def _row_name(axes: Axes, name: str, middle: float, rotation: int) -> None:
+    axes.text(-0.1, middle, name, ha="right", va="center", rotation=rotation, fontsize=8, color="#444444")

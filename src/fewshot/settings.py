@@ -1,0 +1,61 @@
+"""The settings of a run: what was typed, over what its checkpoint says, over the defaults.
+
+A command module: it may see Hydra's types.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from fewshot.errors import UserError
+
+# Groups that make the network: a checkpoint has settled them.
+_NETWORK = ("method", "backbone")
+
+
+def typed_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys of command-line overrides: groups and values, without ``+`` and ``~``."""
+    return [override.split("=", 1)[0].lstrip("+~") for override in overrides]
+
+
+def over_checkpoint(
+    stored: DictConfig, composed: DictConfig, choices: Mapping[str, str], overrides: Sequence[str]
+) -> DictConfig:
+    """``stored`` settings with what was typed put over them.
+
+    Args:
+        stored: the settings in the checkpoint, with its choices under ``choices``.
+        composed: what the command line composes by itself, from which typed values are taken.
+        choices: the config chosen in each group by the command line.
+        overrides: the command line.
+
+    Raises:
+        UserError: a typed method or network contradicts the checkpoint.
+    """
+    merged = stored.copy()
+    OmegaConf.set_struct(merged, False)
+    keys = typed_keys(overrides)
+    groups = [key for key in keys if key in choices]
+    for key in groups:
+        if key.split("@")[0] in _NETWORK:
+            if stored.choices.get(key) != choices[key]:
+                raise UserError(
+                    f"{key}={choices[key]} contradicts the checkpoint, which holds {key}={stored.choices.get(key)}: "
+                    f"leave {key} out, or name another checkpoint"
+                )
+            continue
+        if key in composed:
+            merged[key] = composed._get_node(key)
+        merged.choices[key] = choices[key]
+    if "task" in groups:
+        # The rest of the node, train_*, was composed for another method.
+        for name in stored.task:
+            if name.startswith("train_") or name == "meta_batch":
+                merged.task[name] = stored.task._get_node(name)
+    for key in (key for key in keys if key not in choices and not key.startswith("hydra.")):
+        value = OmegaConf.select(composed, key)
+        before = OmegaConf.select(stored, key)
+        if key.split(".")[0] == "backbone" and before != value:
+            raise UserError(f"{key}={value} contradicts the checkpoint, whose network has {key}={before}")
+        OmegaConf.update(merged, key, value)
+    return merged
