@@ -1,8 +1,8 @@
 """Compose, instantiate, fit, test, write down.
 
-    python run.py method=maml data=omniglot task=5w1s
-    python run.py -m method=protonet,maml,metagan seed=0,1,2
-    python run.py checkpoint=outputs/.../checkpoints/best.ckpt train=false
+python run.py method=maml data=omniglot task=5w1s
+python run.py -m method=protonet,maml,metagan seed=0,1,2
+python run.py checkpoint=outputs/.../checkpoints/best.ckpt train=false
 """
 
 import logging
@@ -32,7 +32,7 @@ from fewshot.errors import UserError
 from fewshot.methods import Method
 from fewshot.report.atomic import write_bytes
 from fewshot.result import device_name, git_commit, versions, write_episodes, write_result
-from fewshot.settings import over_checkpoint
+from fewshot.settings import over_checkpoint, with_typed_budget
 
 log = logging.getLogger(__name__)
 UNLIMITED = 10**9
@@ -50,6 +50,7 @@ def execute(cfg: DictConfig, out: Path) -> None:
     start = checkpoint.read(cfg.checkpoint) if cfg.checkpoint else None
     if start:
         cfg = over_checkpoint(OmegaConf.create(start["recipe"]), cfg, choices, hydra_cfg.overrides.task)
+    with_typed_budget(cfg, hydra_cfg.overrides.task)
 
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     method: Method = instantiate(cfg.method)

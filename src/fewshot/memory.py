@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,10 +14,8 @@ def reset_peak() -> None:
     """Begin a new peak: several runs of a sweep may share a process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with suppress(OSError):  # not Linux, or not allowed: the peak is then the process's
         (_PROC / "clear_refs").write_text("5")
-    except OSError:
-        pass  # not Linux, or not allowed: the peak is then the process's
 
 
 def peak_mb(device: torch.device) -> float:

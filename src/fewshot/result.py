@@ -55,4 +55,6 @@ def git_commit(folder: Path) -> str | None:
 
 def device_name(device: torch.device) -> str:
     """``cpu (2 threads)`` or the name of the GPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
+    return (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
+    )

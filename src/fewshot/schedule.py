@@ -1,4 +1,4 @@
-"""Learning-rate schedules over the budget of a run, which may be steps, time, or both.
+"""Learning-rate schedules over the budget of a run, in steps or in time.
 
 A schedule maps ``(step, spent)`` to a factor of the learning rate; ``spent`` in [0, 1] is the part of
 the budget that is gone. The budget in time needs this form: the number of steps is not known beforehand.

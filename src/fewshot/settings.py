@@ -18,6 +18,15 @@ def typed_keys(overrides: Sequence[str]) -> list[str]:
     return [override.split("=", 1)[0].lstrip("+~") for override in overrides]
 
 
+def with_typed_budget(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Let a typed budget replace the recipe's: ``trainer.max_time`` alone drops its steps, and the other way round."""
+    keys = typed_keys(overrides)
+    if "trainer.max_time" in keys and "trainer.max_steps" not in keys:
+        cfg.trainer.max_steps = -1
+    elif "trainer.max_steps" in keys and "trainer.max_time" not in keys:
+        cfg.trainer.max_time = None
+
+
 def over_checkpoint(
     stored: DictConfig, composed: DictConfig, choices: Mapping[str, str], overrides: Sequence[str]
 ) -> DictConfig:

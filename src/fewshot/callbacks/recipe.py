@@ -11,5 +11,7 @@ class Recipe(pl.Callback):
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint["recipe"] = self.text

@@ -30,9 +30,7 @@ class Split:
                 f"{self.name}: images must be uint8 (M, C, H, W), not {self.images.dtype} {tuple(self.images.shape)}"
             )
         if int(self.counts.sum()) != len(self.images) or len(self.counts) != len(self.classes):
-            raise ValueError(
-                f"{self.name}: {len(self.images)} images, counts for {int(self.counts.sum())}, {len(self.classes)} names"
-            )
+            raise ValueError(f"{self.name}: images, counts and class names do not add up")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"{self.name}: class names repeat")
 

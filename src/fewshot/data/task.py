@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 from fewshot.errors import UserError
 
+_LEAST = {
+    "ways": 2, "shots": 1, "queries": 1, "train_ways": 2, "train_shots": 1, "train_queries": 1,
+    "meta_batch": 1, "test_episodes": 2, "val_episodes": 2,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Task:
@@ -30,8 +35,7 @@ class Task:
     name: str = ""
 
     def __post_init__(self) -> None:
-        for field, least in (("ways", 2), ("shots", 1), ("queries", 1), ("train_ways", 2), ("train_shots", 1),
-                             ("train_queries", 1), ("meta_batch", 1), ("test_episodes", 2), ("val_episodes", 2)):  # fmt: skip
+        for field, least in _LEAST.items():
             value = getattr(self, field)
             if not isinstance(value, int) or value < least:
                 raise UserError(f"task.{field}={value}: must be a whole number of at least {least}")

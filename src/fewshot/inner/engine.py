@@ -32,7 +32,7 @@ class Engine(ABC):
         self.chunk = chunk
 
     @abstractmethod
-    def default_chunk(self, episodes: Episode) -> int:
+    def default_chunk(self, episodes: Episode, adapts: bool) -> int:
         """Tasks computed together when ``chunk`` is None."""
 
     @abstractmethod
@@ -43,9 +43,12 @@ class Engine(ABC):
     def gradient(self, loss: InnerLoss, params: Params, step: int, create_graph: bool) -> Params:
         """The gradient of ``loss(params, step)`` with respect to ``params``."""
 
-    def chunks(self, episodes: Episode) -> Iterator[Episode]:
-        """The batch in pieces that are computed together: the caller runs backward on each, which frees its graph."""
-        return episodes.chunks(self.chunk or self.default_chunk(episodes))
+    def chunks(self, episodes: Episode, adapts: bool) -> Iterator[Episode]:
+        """The batch in pieces that are computed together: the caller runs backward on each, which frees its graph.
+
+        ``adapts`` says whether each task has weights of its own.
+        """
+        return episodes.chunks(self.chunk or self.default_chunk(episodes, adapts))
 
     def descend(self, loss: InnerLoss, params: Params, rates: Rates, steps: int, second_order: bool) -> Params:
         """Gradient descent in one task: ``params`` after ``steps`` steps.
@@ -63,15 +66,19 @@ class VmapEngine(Engine):
     """``torch.func.vmap`` over tasks, a chunk at a time: per-task weights become grouped convolutions."""
 
     # Measured on two cores: wider batches fall out of the cache, smaller ones leave the cores idle.
-    images_per_chunk = 256
+    most_tasks, most_images = 16, 1024
 
-    def default_chunk(self, episodes: Episode) -> int:
+    def default_chunk(self, episodes: Episode, adapts: bool) -> int:
         if episodes.support_x.is_cuda:
             return len(episodes)
+        if not adapts:  # the images of one task fill a CPU, and shared weights leave nothing to batch
+            return 1
         images = episodes.support_x.shape[1] + episodes.query_x.shape[1]
-        return max(1, min(len(episodes), self.images_per_chunk // images))
+        return max(1, min(self.most_tasks, self.most_images // images))
 
     def each(self, function: TaskFunction, episodes: Episode) -> dict[str, Tensor]:
+        if len(episodes) == 1:  # shared weights and plain convolutions, without the cost of a batching rule
+            return {name: value[None] for name, value in function(episodes[0]).items()}
         return torch.func.vmap(lambda tensors: function(replace(episodes, **tensors)))(episodes.tensors())
 
     def gradient(self, loss: InnerLoss, params: Params, step: int, create_graph: bool) -> Params:
@@ -84,7 +91,7 @@ class VmapEngine(Engine):
 class LoopEngine(Engine):
     """A Python loop over tasks with ``torch.autograd``: slower, plain, and the check of the other."""
 
-    def default_chunk(self, episodes: Episode) -> int:
+    def default_chunk(self, episodes: Episode, adapts: bool) -> int:
         return 1
 
     def each(self, function: TaskFunction, episodes: Episode) -> dict[str, Tensor]:

@@ -113,6 +113,13 @@ class Method(pl.LightningModule, ABC):
         loss = F.cross_entropy(prediction.logits, episode.query_y)
         return {"objective": loss, "loss": loss, "accuracy": accuracy(prediction.logits, episode.query_y)} | statistics
 
+    def chunks(self, episodes: Episode) -> Iterator[Episode]:
+        """The pieces of a batch that the engine computes together."""
+        return self.engine.chunks(episodes, adapts=self.inner_steps > 0)
+
+    def prepare(self, episodes: Episode) -> None:
+        """Set what starts from data, before the first step is taken on ``episodes``; most methods have nothing."""
+
     # BatchNorm
 
     @property
@@ -177,7 +184,7 @@ class Method(pl.LightningModule, ABC):
             parts = [
                 self.engine.each(passes, chunk)
                 for episodes in self.trainer.datamodule.calibration(CALIBRATION_EPISODES, self.device)  # type: ignore[attr-defined]
-                for chunk in self.engine.chunks(episodes)
+                for chunk in self.chunks(episodes)
             ]
             for number, layer in enumerate(layers):
                 mean, var = (torch.cat([part[f"{number}/{p}"] for part in parts]).mean(0) for p in (0, 1))
@@ -194,8 +201,10 @@ class Method(pl.LightningModule, ABC):
 
     # Training
 
-    def training_step(self, episodes: Episode, _: int) -> None:
+    def training_step(self, episodes: Episode, batch_idx: int) -> None:
         step = self.trainer.global_step
+        if step == 0:
+            self.prepare(episodes)
         optimizers = self._optimizers()
         spent = self._spent()
         for optimizer, schedule in zip(optimizers, self.schedules(), strict=True):
@@ -203,7 +212,7 @@ class Method(pl.LightningModule, ABC):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * schedule(step, spent)
         total: Terms = {}
-        for chunk in self.engine.chunks(episodes):
+        for chunk in self.chunks(episodes):
             terms = self.engine.each(self.task_terms, chunk)
             self.manual_backward(terms.pop("objective").sum() / len(episodes))
             for name, values in terms.items():
@@ -232,15 +241,17 @@ class Method(pl.LightningModule, ABC):
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def _spent(self) -> float:
-        """The part of the budget, in steps or in time, that is gone."""
-        parts = [0.0]
+        """The part of the budget that is gone: of its steps, or of its time where steps are not limited.
+
+        Steps come first, so that a run with a budget in steps is the same run on a slower machine.
+        """
         if self.trainer.max_steps > 0:
-            parts.append(self.trainer.global_step / self.trainer.max_steps)
+            return self.trainer.global_step / self.trainer.max_steps
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
                 elapsed = callback.time_elapsed()
-                parts.append(elapsed / (elapsed + max(left, 1e-9)))
-        return min(1.0, max(parts))
+                return min(1.0, elapsed / (elapsed + max(left, 1e-9)))
+        return 0.0
 
     def on_train_start(self) -> None:
         self._diverged_at = torch.tensor(-1, device=self.device)
@@ -280,7 +291,7 @@ class Method(pl.LightningModule, ABC):
         return torch.cat(list(self._logits(episodes)))
 
     def _logits(self, episodes: Episode) -> Iterator[Tensor]:
-        for chunk in self.engine.chunks(episodes):
+        for chunk in self.chunks(episodes):
             yield self.engine.each(lambda e: {"logits": self.predictor(e)(e.query_x).logits}, chunk)["logits"]
 
     def _evaluate(self, episodes: Episode) -> Terms:
@@ -291,13 +302,13 @@ class Method(pl.LightningModule, ABC):
             "loss": F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1),
         }
 
-    def validation_step(self, episodes: Episode, _: int) -> None:
+    def validation_step(self, episodes: Episode, batch_idx: int) -> None:
         scores = self._evaluate(episodes)
         for name in ("accuracy", "loss"):
             value = scores[name].mean()
             self.log(f"val/{name}", value, prog_bar=name == "accuracy", batch_size=len(episodes), sync_dist=True)
 
-    def test_step(self, episodes: Episode, _: int) -> dict[str, Any]:
+    def test_step(self, episodes: Episode, batch_idx: int) -> dict[str, Any]:
         return self._evaluate(episodes) | {"episodes": episodes}
 
     def pictures(self, episode: Episode) -> dict[str, Tensor]:

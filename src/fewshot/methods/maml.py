@@ -58,7 +58,9 @@ class MAML(Method):
         if adapt not in ADAPT:
             raise UserError(f"method.adapt={adapt}: choose one of {', '.join(ADAPT)}")
         if min(steps, test_steps) < 1:
-            raise UserError(f"method.steps={steps}, method.test_steps={test_steps}: the inner loop needs at least 1 step")
+            raise UserError(
+                f"method.steps={steps}, method.test_steps={test_steps}: the inner loop needs at least 1 step"
+            )
         self.learner = LinearClassifier(backbone, ways)
         self.ways, self.inner_rate, self.steps, self.test_steps = ways, inner_rate, steps, test_steps
         self.second_order = second_order
@@ -69,7 +71,9 @@ class MAML(Method):
         ]
         start = dict(self.learner.named_parameters())
         self.rates = ParameterList(
-            Parameter(start[name].detach().new_full(start[name].shape, inner_rate)) for name in self.adapted if learn_rates
+            Parameter(start[name].detach().new_full(start[name].shape, inner_rate))
+            for name in self.adapted
+            if learn_rates
         )
 
     @property

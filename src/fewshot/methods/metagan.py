@@ -26,7 +26,14 @@ from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.losses import fake_loss, feature_matching, real_logit, real_loss
 from fewshot.methods.base import (
-    ExtraLoss, Method, OptimizerFactory, Predictor, Terms, accuracy, clip_gradients, with_initial_rate,
+    ExtraLoss,
+    Method,
+    OptimizerFactory,
+    Predictor,
+    Terms,
+    accuracy,
+    clip_gradients,
+    with_initial_rate,
 )  # fmt: skip
 from fewshot.networks import Generator, Prediction, TaskEncoder
 from fewshot.schedule import Schedule
@@ -44,7 +51,7 @@ class MetaGAN(Method):
         encoder: support set to h_T.
         generator: noise and h_T to images in [-1, 1], of which 1 is ink.
         mean, std: the normalisation of the data, which generated images receive too.
-        fake_logit: ``fixed`` at 0, or ``learned``.
+        fake_logit: ``fixed`` at 0, or ``learned``: linear in the features, see ``prepare``.
         generator_loss: ``nonsaturating`` or ``feature_matching``.
         inner_real, inner_fake, outer_real, outer_fake: weights of the terms of L_D.
         inner_from: the inner step, counted from 0, from which the real and fake terms enter.
@@ -107,6 +114,10 @@ class MetaGAN(Method):
             self._bn = protocol
 
     @property
+    def inner_steps(self) -> int:  # type: ignore[override]
+        return self.classifier.inner_steps
+
+    @property
     def network(self) -> nn.Module:
         return self.classifier.network
 
@@ -127,7 +138,7 @@ class MetaGAN(Method):
         return real_logit(prediction.logits, fake)
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
-        if not self.classifier.inner_steps or not (self.inner_real or self.inner_fake):
+        if not self.inner_steps or not (self.inner_real or self.inner_fake):
             return self.classifier.fit_task(episode)
         with torch.no_grad():  # the inner loop trains D only
             fakes = self.generate(episode, self.inner_fakes, _INNER) if self.inner_fake else None
@@ -173,6 +184,15 @@ class MetaGAN(Method):
         weight, bias = self.fake_head.weight.detach(), self.fake_head.bias.detach()
         return real_logit(prediction.logits, F.linear(prediction.features, weight, bias).squeeze(-1))
 
+    def prepare(self, episodes: Episode) -> None:
+        """Let a learned fake logit start at the mean log-sum-exp of the logits, where p(real) is about a half.
+
+        Negative distances lie far from 0: there one of the two terms would have no gradient, the other the largest.
+        """
+        if self.fake_head is not None:
+            with torch.no_grad():
+                self.fake_head.bias.copy_(self.classifier.logits(episodes).logsumexp(-1).mean())
+
     def configure_optimizers(self) -> list[Optimizer]:
         assert self.make_optimizer is not None
         critic = self.classifier.configure_optimizers()[0]
@@ -199,7 +219,7 @@ class MetaGAN(Method):
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
-    """A fake logit that starts where the fixed one is: at 0."""
+    """A fake logit that starts as a constant."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

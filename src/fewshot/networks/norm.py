@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from enum import Enum
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -48,19 +47,17 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.ndim - 2)
-        over = (0, *range(2, x.ndim))
         if self.source is Statistics.BATCH:
+            x, mean, inverse_std = torch.native_batch_norm(x, None, None, None, None, True, 0.0, self.eps)
             if self.seen is not None:
-                var, mean = torch.var_mean(x.detach(), over)
-                self.seen.append((mean, var))
-            x = F.batch_norm(x, None, None, training=True, eps=self.eps)
+                self.seen.append((mean.detach(), inverse_std.detach() ** -2 - self.eps))
         else:
             if self.source is Statistics.RUNNING:
                 mean, var = self.running_mean, self.running_var
             else:  # of the first images only: the support set
-                var, mean = torch.var_mean(x[: self.source], over, correction=0)
+                var, mean = torch.var_mean(x[: self.source], (0, *range(2, x.ndim)), correction=0)
             x = (x - mean.view(shape)) * torch.rsqrt(var.view(shape) + self.eps)
-        return x * self.weight.view(shape) + self.bias.view(shape)
+        return torch.addcmul(self.bias.view(shape), x, self.weight.view(shape))
 
     @torch.no_grad()
     def update(self, mean: Tensor, var: Tensor) -> None:

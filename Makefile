@@ -1,0 +1,37 @@
+# make demo    install into .venv and run the main job (about 10 minutes on two cores)
+# make test    install into .venv and run the tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test slow lint format clean
+
+.venv/run.stamp: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed (this is %d.%d): make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -r requirements.txt
+	touch $@
+
+.venv/dev.stamp: .venv/run.stamp requirements-dev.txt
+	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	touch $@
+
+demo: .venv/run.stamp
+	$(BIN)/python run.py -m method=protonet,maml,metagan,nearest
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest -n 2
+
+slow: .venv/dev.stamp
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,96 @@
+"""Every config composes, and every method's builds the method that its name says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from fewshot.data import Task
+from fewshot.methods import MAML, MetaGAN, NearestNeighbour, ProtoNet
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def names(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+CLASSES = {
+    "maml": MAML, "fomaml": MAML, "anil": MAML, "boil": MAML, "meta_sgd": MAML, "protonet": ProtoNet,
+    "metagan": MetaGAN, "metagan_protonet": MetaGAN, "nearest": NearestNeighbour,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize("data", ["glyphs", "omniglot"])
+def test_methods_build_on_every_data_set(method, data):
+    cfg = composed(f"method={method}", f"data={data}")
+    built = instantiate(cfg.method)
+    assert type(built) is CLASSES[method]
+    x = torch.rand(5, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    network = built.network.backbone if hasattr(built.network, "backbone") else built.network
+    assert network(x).shape == (5, built.features if method != "nearest" else x[0].numel())
+
+
+@pytest.mark.parametrize("backbone", names("backbone"))
+@pytest.mark.parametrize("method", ["maml", "protonet"])
+def test_backbones_fit_methods(backbone, method):
+    assert instantiate(composed(f"method={method}", f"backbone={backbone}").method).features > 0
+
+
+@pytest.mark.parametrize("task", names("task"))
+@pytest.mark.parametrize("method", names("method"))
+def test_tasks_are_valid(task, method):
+    cfg = composed(f"task={task}", f"method={method}")
+    numbers = Task(**cfg.task)
+    assert numbers.name == task == f"{numbers.ways}w{numbers.shots}s"
+    assert (numbers.queries, numbers.test_episodes, numbers.val_episodes) == (15, 1000, 200)
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_experiments_compose_and_build(experiment):
+    cfg = composed(f"experiment={experiment}")
+    assert instantiate(cfg.method).features > 0
+    Task(**cfg.task)
+
+
+@pytest.mark.parametrize("file", names("tuned"))
+def test_tuned_files_are_found_by_the_plain_command(file):
+    data, task, method = file.split("_", 2)
+    cfg = composed(f"data={data}", f"task={task}", f"method={method}")
+    own = OmegaConf.load(CONF / "tuned" / f"{file}.yaml")
+    for key in ("task", "method", "trainer"):
+        for name, value in (own.get(key) or {}).items():
+            if not OmegaConf.is_dict(value):
+                assert cfg[key][name] == value, f"{key}.{name}"
+
+
+def test_recipes_differ_from_maml_in_one_option():
+    maml = OmegaConf.to_container(composed("method=maml", "task=20w5s").method)
+    for recipe, change in (
+        ("fomaml", {"second_order": False}), ("anil", {"adapt": "head"}),
+        ("boil", {"adapt": "body"}), ("meta_sgd", {"learn_rates": True}),
+    ):  # fmt: skip
+        assert OmegaConf.to_container(composed(f"method={recipe}", "task=20w5s").method) == maml | change
+
+
+def test_the_host_of_metagan_is_chosen_by_config():
+    by_group = composed("method=metagan", "method@method.classifier=protonet", "task=20w5s")
+    by_recipe = composed("method=metagan_protonet", "task=20w5s")
+    assert by_group.method.classifier == by_recipe.method.classifier
+    assert by_group.task == by_recipe.task
+    assert isinstance(instantiate(by_group.method).classifier, ProtoNet)
+
+
+def test_typed_values_win_over_recipes():
+    cfg = composed("method=protonet", "task.train_ways=7", "backbone=conv4", "method.optimizer.lr=0.5")
+    assert (cfg.task.train_ways, cfg.backbone.stride, cfg.method.optimizer.lr) == (7, True, 0.5)
+    assert composed("method=protonet", "train_task=same").task.train_ways == 5

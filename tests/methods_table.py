@@ -1,0 +1,74 @@
+"""Every method once: the rows of the contract tests. A new method is one new row."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from fewshot.inner import Engine
+from fewshot.methods import MAML, MetaGAN, Method, NearestNeighbour, ProtoNet
+from fewshot.networks import Generator, TaskEncoder, conv4, mlp
+from fewshot.schedule import constant
+
+SIZE, WAYS = 8, 5
+adam = partial(torch.optim.Adam, lr=1e-2)
+
+
+def backbone(norm: str = "batch"):
+    return conv4(1, SIZE, width=8, depth=2, stride=True, norm=norm)
+
+
+def maml(engine: Engine, norm: str = "batch", bn: str = "transductive", network=None, **options) -> MAML:
+    settings = {"inner_rate": 0.3, "steps": 2, "test_steps": 3} | options
+    network = network or backbone(norm)
+    return MAML(network, WAYS, engine=engine, bn=bn, optimizer=adam, **settings)
+
+
+def protonet(engine: Engine, norm: str = "batch", bn: str = "running", **options) -> ProtoNet:
+    network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False, norm=norm)
+    return ProtoNet(network, engine=engine, bn=bn, optimizer=adam, **options)
+
+
+def metagan(host: Callable[..., Method], engine: Engine, host_options: dict | None = None, **options) -> MetaGAN:
+    classifier = host(engine, **(host_options or {}))
+    encoder, generator = TaskEncoder(1, SIZE, width=4, features=12), Generator(1, SIZE, 12, noise=6, width=4)
+    settings = {"inner_real": 0.5, "inner_fake": 0.5, "outer_real": 0.5, "outer_fake": 0.5} | options
+    return MetaGAN(classifier, encoder, generator, partial(torch.optim.Adam, lr=1e-3), constant, **settings)
+
+
+METHODS: dict[str, Callable[[Engine], Method]] = {
+    "maml": maml,
+    "maml_mlp": lambda engine: maml(engine, network=mlp(1, SIZE, (16, 8))),
+    "fomaml": partial(maml, second_order=False),
+    "anil": partial(maml, adapt="head"),
+    "boil": partial(maml, adapt="body"),
+    "meta_sgd": partial(maml, learn_rates=True),
+    "protonet": protonet,
+    "protonet_cosine": partial(protonet, distance="cosine"),
+    "metagan": partial(metagan, maml),
+    "metagan_features": partial(metagan, maml, generator_loss="feature_matching", fake_logit="learned"),
+    "metagan_protonet": partial(metagan, protonet, fake_logit="learned"),
+    "nearest": lambda engine: NearestNeighbour(engine=engine, bn="transductive"),
+}
+TRAINED = [name for name in METHODS if name != "nearest"]
+
+
+def build(name: str, engine: Engine, seed: int = 0) -> Method:
+    torch.manual_seed(seed)
+    return METHODS[name](engine)
+
+
+def outer_gradient(method: Method, episodes) -> dict[str, torch.Tensor]:
+    """The gradient that a training step would hand to the optimisers."""
+    method.train()
+    method.prepare(episodes)
+    method.zero_grad()
+    for chunk in method.chunks(episodes):
+        (method.engine.each(method.task_terms, chunk)["objective"].sum() / len(episodes)).backward()
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in method.named_parameters()}
+
+
+def objective(method: Method, episodes) -> torch.Tensor:
+    """The mean objective over tasks."""
+    method.train()
+    return torch.cat([method.engine.each(method.task_terms, c)["objective"] for c in method.chunks(episodes)]).mean()
