@@ -6,10 +6,7 @@ python run.py checkpoint=outputs/.../checkpoints/best.ckpt train=false
 """
 
 import logging
-import os
 import sys
-import traceback
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))  # works without an installation
@@ -17,22 +14,18 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))  # works without an insta
 import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from fewshot import checkpoint, memory
-from fewshot.callbacks import Figures, Progress, Recipe, Scores, Stopped, Stopping, Throughput
+from fewshot.callbacks import Figures, Progress, Recipe, Scores, Stopping, Throughput
+from fewshot.command.ending import ending, run
+from fewshot.command.settings import over_checkpoint, with_typed_budget
 from fewshot.data import EpisodeData, Task
-from fewshot.errors import UserError
 from fewshot.methods import Method
-from fewshot.report.atomic import write_bytes
 from fewshot.result import device_name, git_commit, versions, write_episodes, write_result
-from fewshot.settings import over_checkpoint, with_typed_budget
 
 log = logging.getLogger(__name__)
 UNLIMITED = 10**9
@@ -71,7 +64,13 @@ def execute(cfg: DictConfig, out: Path) -> None:
     callbacks += [Recipe(OmegaConf.to_yaml(cfg)), Stopping(folder / "last.ckpt")]
     callbacks += [Figures(out / "figures")] if cfg.figures else []
     loggers = list(instantiate(cfg.logger).values())
-    trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(out))
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[checkpoint.AtomicCheckpointIO()],
+        default_root_dir=str(out),
+    )
     for logger in loggers:
         if not isinstance(logger, CSVLogger):  # .hydra/ has the settings on disk already
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
@@ -83,7 +82,7 @@ def execute(cfg: DictConfig, out: Path) -> None:
         trainer.fit(method, datamodule=data)
         steps_taken = trainer.global_step
         checkpoint.load_weights(method, checkpoint.read(best.best_model_path), best.best_model_path)
-        validation = float(best.best_model_score)
+        validation = float(best.best_model_score)  # type: ignore[arg-type]
     else:
         validation = trainer.validate(method, datamodule=data, verbose=False)[0]["val/accuracy"]
     trainer.test(method, datamodule=data, verbose=False)
@@ -122,60 +121,13 @@ def execute(cfg: DictConfig, out: Path) -> None:
     )
 
 
-def explain(error: BaseException) -> str | None:
-    """One line for an error of the user, or of their machine; None for one of ours."""
-    root = error
-    while isinstance(root, InstantiationException) and root.__cause__:
-        root = root.__cause__
-    if isinstance(root, UserError):
-        return str(root)
-    if isinstance(root, OSError):
-        return f"{root.filename or 'the output folder'}: {root.strerror or root}"
-    if isinstance(error, InstantiationException | OmegaConfBaseException):
-        where = getattr(error, "full_key", None) or str(error).rpartition("full_key: ")[2]
-        return f"{where}: {root}".replace("\n", " ")
-    return None
-
-
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
-    """Run, and turn every way to stop into a message and an exit status."""
+    """One run of the command line, or of a sweep."""
     out = Path(HydraConfig.get().runtime.output_dir)
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    try:
+    with ending(out):
         execute(cfg, out)
-    except Stopped as stop:
-        log.error("%s", stop)
-        sys.exit(stop.status)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
-        log.error("interrupted; what is in %s stays", out)
-        sys.exit(130)
-    except Exception as error:
-        message = explain(error)
-        if message is None:
-            log.error("%s", traceback.format_exc())
-            message = f"{type(error).__name__}: {error}"
-        log.error("error: %s", message)
-        if not in_sweep:
-            sys.exit(1)
-        # The other runs go on; the report at the end names this one.
-        write_bytes(out / "error.txt", f"{message}\n".encode())
-
-
-def run() -> None:
-    """``main`` with Hydra's own errors, and those of the output folder, in one line."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints tracebacks before we see the error
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics")
-    try:
-        main()
-    except CompactHydraException as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        sys.exit(f"{error}\n{cause}".strip())
-    except OSError as error:
-        sys.exit(f"error: {explain(error)}")
 
 
 if __name__ == "__main__":
-    run()
+    run(main)

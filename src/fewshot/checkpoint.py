@@ -1,12 +1,27 @@
-"""Reading checkpoints, with errors that a user can act on."""
+"""Checkpoints: written whole or not at all, and read with errors that a user can act on."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from fewshot.errors import UserError
+from fewshot.report.atomic import write_bytes
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's own, but a full disk or a kill while writing leaves the previous file as it was.
+
+    Lightning writes to the system's temporary folder first; a move from there may cross file systems.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getvalue())
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ class Episode:
         query_y: ``(B, N*Q)``.
         key: ``(B,)`` int64, the seed of whatever is random about a task (GAN noise, augmentation).
         fingerprint: ``(B,)`` int64 that names the drawn images and their labels, whatever their order.
-        unlabeled_x: ``(B, U, C, H, W)`` or None.
     """
 
     ways: int
@@ -28,19 +27,22 @@ class Episode:
     query_y: Tensor
     key: Tensor
     fingerprint: Tensor
-    unlabeled_x: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that are there, by name."""
+        """The tensors by name."""
         named = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in named if isinstance(value, Tensor)}
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> "Episode":
+        """The same tasks with other tensors."""
+        return replace(self, **tensors)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.key)
 
     def __getitem__(self, which: int | slice) -> "Episode":
         """One task without the axis B (an int), or some tasks (a slice)."""
-        return replace(self, **{name: value[which] for name, value in self.tensors().items()})
+        return self.with_tensors({name: value[which] for name, value in self.tensors().items()})
 
     def chunks(self, size: int) -> Iterator["Episode"]:
         """At most ``size`` tasks at a time."""

@@ -3,8 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
+from fewshot.command.settings import over_checkpoint, with_typed_budget
 from fewshot.errors import UserError
-from fewshot.settings import over_checkpoint, with_typed_budget
 
 
 @pytest.mark.parametrize(

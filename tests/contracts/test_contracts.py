@@ -63,6 +63,16 @@ class TestPredictions:
         method = build(name, VmapEngine()).eval()
         torch.testing.assert_close(method.logits(turned), method.logits(episodes), rtol=1e-8, atol=1e-10)
 
+    @pytest.mark.parametrize("bn", ["support", "running", "transductive"])
+    def test_only_transductive_queries_see_each_other(self, name, bn, episodes, float64):
+        episodes = doubled(episodes)
+        method = build(name, VmapEngine()).eval()
+        method.bn = bn
+        whole = method.logits(episodes)
+        half = method.logits(replace(episodes, query_x=episodes.query_x[:, :7], query_y=episodes.query_y[:, :7]))
+        apart = torch.allclose(whole[:, :7], half, rtol=1e-8, atol=1e-10)
+        assert apart == (bn != "transductive" or name == "nearest")
+
     def test_labels_are_names_only(self, name, episodes, float64):
         """Predictions on a task with permuted class numbers are permuted likewise, where no head breaks the tie."""
         if name not in ("protonet", "protonet_cosine", "nearest", "metagan_protonet"):

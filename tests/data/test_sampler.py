@@ -89,6 +89,18 @@ def test_rotated_classes_are_exact_quarter_turns():
             assert any(torch.equal(torch.rot90(image[0], turn).float() / 255, x[0]) for image in split.images)
 
 
+def test_rotated_episodes_stay_in_their_split():
+    """Every image of an episode, turned back, is one of the split's own."""
+    for seed, name in enumerate(("train", "val", "test")):
+        split = made_up_split(name=name, seed=seed)
+        own = {image.numpy().tobytes() for image in split.images}
+        episodes = EpisodeSampler(split, 20, 1, 1, seed=0, rotations=True)(torch.arange(5))
+        for x in torch.cat([episodes.support_x, episodes.query_x]).flatten(0, 1):
+            pixels = (x * 255).round().to(torch.uint8)
+            turned_back = (torch.rot90(pixels, turn, (1, 2)).contiguous().numpy().tobytes() for turn in range(4))
+            assert any(image in own for image in turned_back)
+
+
 def test_normalisation(split):
     plain = EpisodeSampler(split, 5, 1, 1, 0)(torch.arange(2))
     scaled = EpisodeSampler(split, 5, 1, 1, 0, mean=0.5, std=0.25)(torch.arange(2))

@@ -75,7 +75,7 @@ def test_metagan_terms_by_hand(episodes, form, generator_loss):
         return torch.cat([prediction.logits, last], dim=1).softmax(1)
 
     p_real, p_fake = outcomes(real), outcomes(fake)
-    torch.testing.assert_close(terms["ce"], F.cross_entropy(real.logits, task.query_y))
+    torch.testing.assert_close(terms["ce_loss"], F.cross_entropy(real.logits, task.query_y))
     torch.testing.assert_close(terms["real_loss"], -(1 - p_real[:, 5]).log().mean())
     torch.testing.assert_close(terms["fake_loss"], -p_fake[:, 5].log().mean())
     generator = (
@@ -84,7 +84,7 @@ def test_metagan_terms_by_hand(episodes, form, generator_loss):
         else (real.features.mean(0) - fake.features.mean(0)).square().mean()
     )
     torch.testing.assert_close(terms["generator_loss"], generator)
-    torch.testing.assert_close(terms["loss"], terms["ce"] + 0.5 * terms["real_loss"] + 0.5 * terms["fake_loss"])
+    torch.testing.assert_close(terms["loss"], terms["ce_loss"] + 0.5 * terms["real_loss"] + 0.5 * terms["fake_loss"])
     torch.testing.assert_close(terms["objective"], terms["loss"] + terms["generator_loss"])
 
 

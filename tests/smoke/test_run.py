@@ -83,7 +83,7 @@ def test_a_run_leaves_what_the_design_lists(finished):
     accuracies = [float(row["accuracy"]) for row in rows(finished)]
     assert told["test"]["accuracy"] == pytest.approx(sum(accuracies) / 20, abs=1e-9)
     header = (finished / "metrics.csv").read_text().splitlines()[0].split(",")
-    terms = ("ce", "real_loss", "fake_loss", "generator_loss", "real_accuracy", "fake_accuracy")
+    terms = ("ce_loss", "real_loss", "fake_loss", "generator_loss", "real_accuracy", "fake_accuracy")
     assert {f"train/{term}" for term in terms} | {"val/accuracy", "episodes", "seconds"} <= set(header)
     last = (finished / "stdout").read_text().strip().splitlines()[-1]
     assert f"test accuracy {100 * told['test']['accuracy']:.2f}% ± " in last

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
 log = logging.getLogger(__name__)
+_SHORT = {"train/loss": "loss", "val/accuracy": "val_acc", "episodes_per_second": "episodes/s"}
 
 
 class Progress(RichProgressBar):
@@ -20,8 +21,10 @@ class Progress(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict:
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+        return {short: metrics[name] for name, short in _SHORT.items() if name in metrics}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"  # there are steps, no epochs
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)

@@ -116,7 +116,7 @@ class Glyphs:
     """
 
     def __init__(self, cache_dir: str | Path, image_size: int = 28, drawings: int = 20) -> None:
-        self.path = Path(cache_dir) / f"glyphs-v{VERSION}-{image_size}-{drawings}.npz"
+        self.path = Path(cache_dir).expanduser() / f"glyphs-v{VERSION}-{image_size}-{drawings}.npz"
         self.image_size = image_size
         self.drawings = drawings
 

@@ -69,8 +69,8 @@ class Omniglot:
     ) -> None:
         if split not in SPLITS:
             raise UserError(f"there is no Omniglot split {split!r}: choose one of {', '.join(SPLITS)}")
-        self.root = Path(root)
-        self.path = Path(cache_dir) / f"omniglot-v{VERSION}-{image_size}.npz"
+        self.root = Path(root).expanduser()
+        self.path = Path(cache_dir).expanduser() / f"omniglot-v{VERSION}-{image_size}.npz"
         self.split = split
         self.image_size = image_size
         self.download = download

@@ -70,17 +70,18 @@ class EpisodeSampler:
         classes = self._classes(key)
         rows, turns = self._images(key, classes)
         labels = torch.arange(self.ways, device=index.device).view(1, -1, 1).expand_as(rows)
-        parts = []
+        sets = []
         fingerprint = torch.zeros_like(key)
         for stream, part in ((_SUPPORT, slice(0, self.shots)), (_QUERY, slice(self.shots, None))):
             row, turn, y = (t[..., part].flatten(1) for t in (rows, turns, labels))
             order = counter.bits(key[:, None], stream, torch.arange(row.shape[1], device=index.device)).argsort(dim=1)
             row, turn, y = (t.gather(1, order) for t in (row, turn, y))
-            parts += [self._pixels(row, turn), y]
+            sets.append((self._pixels(row, turn), y))
             # A sum, so that the order of the images does not enter.
             fingerprint += counter.bits(counter.key(stream, device=index.device), row, turn, y).sum(1)
         fingerprint = counter.bits(fingerprint, self.split.digest)
-        return Episode(self.ways, *parts, key=counter.bits(key, _TASK), fingerprint=fingerprint)
+        (support_x, support_y), (query_x, query_y) = sets
+        return Episode(self.ways, support_x, support_y, query_x, query_y, counter.bits(key, _TASK), fingerprint)
 
     def _classes(self, key: Tensor) -> Tensor:
         """``(B, N)``: distinct classes, rotations counted as classes."""

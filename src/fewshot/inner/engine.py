@@ -6,7 +6,6 @@ the gradient steps inside, so engines are interchangeable and one test compares 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -79,7 +78,7 @@ class VmapEngine(Engine):
     def each(self, function: TaskFunction, episodes: Episode) -> dict[str, Tensor]:
         if len(episodes) == 1:  # shared weights and plain convolutions, without the cost of a batching rule
             return {name: value[None] for name, value in function(episodes[0]).items()}
-        return torch.func.vmap(lambda tensors: function(replace(episodes, **tensors)))(episodes.tensors())
+        return torch.func.vmap(lambda tensors: function(episodes.with_tensors(tensors)))(episodes.tensors())
 
     def gradient(self, loss: InnerLoss, params: Params, step: int, create_graph: bool) -> Params:
         # ``torch.func.grad`` records its own level whatever the mode; what is outside of it is recorded only

@@ -253,6 +253,12 @@ class Method(pl.LightningModule, ABC):
                 return min(1.0, elapsed / (elapsed + max(left, 1e-9)))
         return 0.0
 
+    def on_fit_start(self) -> None:
+        if self.trainer.precision == "16-mixed":
+            raise UserError(
+                "trainer.precision=16-mixed scales losses, which inner loops do not: use bf16-mixed or 32-true"
+            )
+
     def on_train_start(self) -> None:
         self._diverged_at = torch.tensor(-1, device=self.device)
 

@@ -96,7 +96,7 @@ class MAML(Method):
                 "this method needs task.train_ways equal to task.ways, and keeps the ways that it was trained on"
             )
         support_x, support_y = episode.support_x, episode.support_y
-        start = dict(self.learner.named_parameters())
+        start: dict[str, Tensor] = dict(self.learner.named_parameters())
         kept = {name: value for name, value in start.items() if name not in self.adapted}
 
         def predict(params: dict[str, Tensor], x: Tensor) -> Prediction:

@@ -82,17 +82,14 @@ class MetaGAN(Method):
         generator_every: int = 1,
     ) -> None:
         super().__init__(classifier.engine, classifier.bn, optimizer, schedule)
-        for name, value, choices in (
-            ("fake_logit", fake_logit, FAKE_LOGITS),
-            ("generator_loss", generator_loss, GENERATOR_LOSSES),
-        ):
-            if value not in choices:
-                raise UserError(f"method.{name}={value}: choose one of {', '.join(choices)}")
-        for name, value in (
-            ("generator_every", generator_every), ("inner_fakes", inner_fakes), ("outer_fakes", outer_fakes),
-        ):  # fmt: skip
-            if value is not None and value < 1:
-                raise UserError(f"method.{name}={value}: must be at least 1")
+        if fake_logit not in FAKE_LOGITS:
+            raise UserError(f"method.fake_logit={fake_logit}: choose one of {', '.join(FAKE_LOGITS)}")
+        if generator_loss not in GENERATOR_LOSSES:
+            raise UserError(f"method.generator_loss={generator_loss}: choose one of {', '.join(GENERATOR_LOSSES)}")
+        counts = {"generator_every": generator_every, "inner_fakes": inner_fakes, "outer_fakes": outer_fakes}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise UserError(f"method.{name}={count}: must be at least 1")
         self.classifier, self.encoder, self.generator = classifier, encoder, generator
         self.mean, self.std = mean, std
         self.fake_head = _zero(nn.Linear(classifier.features, 1)) if fake_logit == "learned" else None
@@ -158,7 +155,7 @@ class MetaGAN(Method):
         ce = F.cross_entropy(prediction.logits, episode.query_y)
         fakes = self.generate(episode, self.outer_fakes, _OUTER)
         fake = self.real(predict(fakes.detach()))
-        terms = {"ce": ce, "real_loss": real_loss(real), "fake_loss": fake_loss(fake)}
+        terms = {"ce_loss": ce, "real_loss": real_loss(real), "fake_loss": fake_loss(fake)}
         loss = ce + self.outer_real * terms["real_loss"] + self.outer_fake * terms["fake_loss"]
 
         # G plays against D as it stands: no gradient of this term may reach D, nor of the above G.

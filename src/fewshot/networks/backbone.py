@@ -55,7 +55,7 @@ def conv4(
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if mean_over_space else [nn.Flatten()]
     network = _xavier(nn.Sequential(*layers))
     if not stride:  # on a CPU, max-pooling is several times faster with channels last
-        network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Backbone(width if mean_over_space else width * size * size, network)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from fewshot.errors import UserError
-from fewshot.report import collect, compare, terminal, write
-from fewshot.report.plot import accuracies
+from fewshot.report.render import terminal
+from fewshot.report.save import report
 
 
 def main() -> int:
@@ -20,12 +20,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     try:
-        runs, failures = collect(arguments.paths)
-        table = compare(runs, failures)
-        if arguments.output:
-            write(table, arguments.output)
-            ways = {run.ways for run in runs}
-            accuracies(table, arguments.output / "accuracies.png", chance=1 / ways.pop() if len(ways) == 1 else None)
+        table = report(arguments.paths, arguments.output)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

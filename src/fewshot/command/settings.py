@@ -1,7 +1,4 @@
-"""The settings of a run: what was typed, over what its checkpoint says, over the defaults.
-
-A command module: it may see Hydra's types.
-"""
+"""The settings of a run: what was typed, over what its checkpoint says, over the defaults."""
 
 from collections.abc import Mapping, Sequence
 

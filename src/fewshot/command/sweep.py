@@ -1,4 +1,4 @@
-"""What a sweep does at its end. A command module: it may see Hydra."""
+"""What a sweep does at its end."""
 
 import sys
 from pathlib import Path
@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from fewshot.errors import UserError
-from fewshot.report import collect, compare, terminal, write
-from fewshot.report.plot import accuracies
+from fewshot.report.render import terminal
+from fewshot.report.save import report
 
 
 class SweepReport(Callback):
@@ -22,13 +22,10 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         try:
-            runs, failures = collect([folder])
-            table = compare(runs, failures)
-            Console().print(terminal(table))
-            write(table, folder)
-            accuracies(table, folder / "accuracies.png")
+            table = report([folder], folder)
         except UserError as error:
             sys.exit(f"error: {error}")
+        Console().print(terminal(table))
         print(f"report: {folder / 'report.md'}")
-        if failures:
+        if any(row.run is None for row in table.rows):
             sys.exit(1)

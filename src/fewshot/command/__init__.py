@@ -1,0 +1,1 @@
+"""What commands share. Only here and in ``run.py`` is Hydra seen."""
