@@ -97,7 +97,7 @@ def execute(cfg: DictConfig, out: Path) -> None:
         "split": cfg.data.get("split"),
         "task": OmegaConf.to_container(cfg.task, resolve=True),
         "seed": cfg.seed,
-        "bn": method.bn,
+        "bn": method.bn_protocol,
         "bn_statistics_estimated": method.bn_estimated,
         "test": test,
         "val": {"accuracy": validation},
@@ -117,7 +117,15 @@ def execute(cfg: DictConfig, out: Path) -> None:
         logger.finalize("success")
     log.info(
         "test accuracy %.2f%% ± %.2f%% (95%% interval, %d episodes of %s %s, bn=%s); files in %s",
-        *(100 * test["accuracy"], 100 * test["ci95"], test["episodes"], cfg.data.name, task.name, method.bn, out),
+        *(
+            100 * test["accuracy"],
+            100 * test["ci95"],
+            test["episodes"],
+            cfg.data.name,
+            task.name,
+            method.bn_protocol,
+            out,
+        ),
     )
 
 

@@ -31,7 +31,7 @@ def read(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, damaged or of another program.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=False)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint={path}: no such file") from error
     except Exception as error:  # a damaged file fails in many ways, none of which says more

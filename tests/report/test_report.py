@@ -205,6 +205,14 @@ def test_another_batchnorm_protocol_is_paired_and_marked(tmp_path):
     assert [record["bn_differs"] for record in csv.DictReader(csv_text(table).splitlines())] == ["", "True", "False"]
 
 
+def test_a_network_without_batch_norm_differs_in_no_protocol(tmp_path):
+    make_run(tmp_path / "0", LOW, bn="running", method="protonet")
+    make_run(tmp_path / "1", HIGH, bn="none", method="nearest")
+    table = table_of(tmp_path)
+    assert [row.bn_pair for row in table.rows] == [None, None]
+    assert "†" not in markdown(table)
+
+
 def test_same_protocol_has_no_mark(tmp_path):
     make_run(tmp_path / "0", LOW)
     make_run(tmp_path / "1", HIGH, seed=1)

@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_refused(finished, run, tmp_path):
 def test_the_same_command_twice_is_the_same_run(finished, run, tmp_path):
     twin = tmp_path / "twin"
     assert run("method=metagan", folder=twin).returncode == 0
-    one, two = (torch.load(f / "checkpoints/last.ckpt", weights_only=False)["state_dict"] for f in (finished, twin))
+    one, two = (torch.load(f / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for f in (finished, twin))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     a, b = result(finished), result(twin)
     for told in (a, b):
@@ -191,7 +191,7 @@ def test_a_diverging_loss_keeps_the_last_good_checkpoint(run, tmp_path):
     out = tmp_path / "out"
     done = run("method=protonet", "method.schedule._target_=exploding.after_three", folder=out)
     assert_one_line_error(done, "not finite at step")
-    weights = torch.load(out / "checkpoints/last.ckpt", weights_only=False)["state_dict"]
+    weights = torch.load(out / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in weights.values())
 
 
@@ -207,14 +207,20 @@ def test_ctrl_c_leaves_a_checkpoint_and_130(environment, tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert (out / "checkpoints/last.ckpt").stat().st_mtime_ns > before
-    assert torch.load(out / "checkpoints/last.ckpt", weights_only=False)["global_step"] > 0
+    assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
 
 
-def test_wandb_is_offline_without_a_key_and_absent_otherwise(run, tmp_path):
+def test_wandb_is_offline_without_a_key_and_absent_otherwise(run, environment, tmp_path):
     out = tmp_path / "out"
     done = run("logger=wandb", "method=nearest", folder=out)
     assert done.returncode == 0, done.stdout + done.stderr
     (stored,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"test/accuracy" in stored.read_bytes()
-    code = "import sys; import run; sys.exit('wandb' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
+    code = (
+        "import runpy, sys; sys.argv = ['run.py', 'method=nearest', 'hydra.run.dir=plain', *sys.argv[1:]];"
+        f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__'); print('wandb' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *SMALL]
+    plain = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert plain.stdout.splitlines()[-1] == "False", plain.stdout + plain.stderr
+    assert result(tmp_path / "plain")["bn"] == "none"

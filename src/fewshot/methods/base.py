@@ -6,13 +6,11 @@ adds the task axis. One step is one meta-batch, however many optimisers a method
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import Timer
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
@@ -20,38 +18,16 @@ from torch.optim import Optimizer
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.inner import Engine
+from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks import Prediction
 from fewshot.networks.norm import Statistics, batch_norms, normalising, recording
-from fewshot.schedule import Schedule, constant
+from fewshot.schedule import Schedule, budget_spent, constant, scale_rate, with_initial_rate
 
 BN_PROTOCOLS = ("transductive", "support", "running")
 CALIBRATION_EPISODES = 100
 
 Terms = dict[str, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """What fitting a task returns: images ``(M, C, H, W)`` to logits ``(M, N)`` and features.
-
-    ``state`` holds every tensor that the prediction depends on, so that ``detach`` cuts them all.
-    """
-
-    function: Callable[[dict[str, Tensor], Tensor], Prediction]
-    state: dict[str, Tensor]
-
-    def __call__(self, x: Tensor) -> Prediction:
-        return self.function(self.state, x)
-
-    def detach(self) -> "Predictor":
-        """The same predictor as a constant: gradients pass to the images only."""
-        return Predictor(self.function, {name: value.detach() for name, value in self.state.items()})
-
-
-# A further term of the support loss, for methods with an inner loop: (prediction of the support set,
-# predictor at the current weights, step) -> scalar.
-ExtraLoss = Callable[[Prediction, Callable[[Tensor], Prediction], int], Tensor]
 
 
 class Method(pl.LightningModule, ABC):
@@ -132,6 +108,11 @@ class Method(pl.LightningModule, ABC):
             raise UserError(f"bn={protocol}: choose one of {', '.join(BN_PROTOCOLS)}")
         self._bn = protocol
 
+    @property
+    def bn_protocol(self) -> str:
+        """What a result states: ``bn``, or ``none`` for a network without batch normalisation."""
+        return self.bn if batch_norms(self.network) else "none"
+
     def run(
         self, network: nn.Module, params: dict[str, Tensor], support_x: Tensor, x: Tensor, joint: bool = False
     ) -> Any:
@@ -196,6 +177,12 @@ class Method(pl.LightningModule, ABC):
         self._raise_if_diverged()
         self._calibrate()
 
+    def on_validation_epoch_end(self) -> None:
+        loss = self.trainer.callback_metrics.get("val/loss")
+        if self.trainer.state.fn == "fit" and loss is not None and not torch.isfinite(loss):
+            self._diverged_at = torch.tensor(self.trainer.global_step - 1)
+            self._raise_if_diverged()  # before these weights become a checkpoint
+
     def on_test_start(self) -> None:
         self._calibrate()
 
@@ -206,11 +193,10 @@ class Method(pl.LightningModule, ABC):
         if step == 0:
             self.prepare(episodes)
         optimizers = self._optimizers()
-        spent = self._spent()
+        spent = budget_spent(self.trainer)
         for optimizer, schedule in zip(optimizers, self.schedules(), strict=True):
             optimizer.zero_grad()
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * schedule(step, spent)
+            scale_rate(optimizer, schedule(step, spent))
         total: Terms = {}
         for chunk in self.chunks(episodes):
             terms = self.engine.each(self.task_terms, chunk)
@@ -240,19 +226,6 @@ class Method(pl.LightningModule, ABC):
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    def _spent(self) -> float:
-        """The part of the budget that is gone: of its steps, or of its time where steps are not limited.
-
-        Steps come first, so that a run with a budget in steps is the same run on a slower machine.
-        """
-        if self.trainer.max_steps > 0:
-            return self.trainer.global_step / self.trainer.max_steps
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
-                elapsed = callback.time_elapsed()
-                return min(1.0, elapsed / (elapsed + max(left, 1e-9)))
-        return 0.0
-
     def on_fit_start(self) -> None:
         if self.trainer.precision == "16-mixed":
             raise UserError(
@@ -273,7 +246,7 @@ class Method(pl.LightningModule, ABC):
         at = int(getattr(self, "_diverged_at", -1))
         if at >= 0:
             raise UserError(
-                f"the training loss is not finite at step {at}: lower the learning rate or the inner rate; "
+                f"the loss is not finite at step {at}: lower the learning rate or the inner rate; "
                 "the checkpoints are from before that step"
             )
 
@@ -334,10 +307,3 @@ def clip_gradients(optimizer: Optimizer, norm: float | None, value: float | None
         nn.utils.clip_grad_value_(params, value)
     if norm is not None:
         nn.utils.clip_grad_norm_(params, norm)
-
-
-def with_initial_rate(optimizer: Optimizer) -> Optimizer:
-    """Remember each group's learning rate, of which schedules take a part."""
-    for group in optimizer.param_groups:
-        group.setdefault("initial_lr", group["lr"])
-    return optimizer

@@ -21,7 +21,8 @@ from torch.nn import Parameter, ParameterList
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods.base import ExtraLoss, Method, Predictor
+from fewshot.methods.base import Method
+from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks import Backbone, LinearClassifier, Prediction
 from fewshot.networks.norm import Statistics, normalising
 

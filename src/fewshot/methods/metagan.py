@@ -25,18 +25,10 @@ from fewshot import counter
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.losses import fake_loss, feature_matching, real_logit, real_loss
-from fewshot.methods.base import (
-    ExtraLoss,
-    Method,
-    OptimizerFactory,
-    Predictor,
-    Terms,
-    accuracy,
-    clip_gradients,
-    with_initial_rate,
-)  # fmt: skip
+from fewshot.methods.base import Method, OptimizerFactory, Terms, accuracy, clip_gradients
+from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks import Generator, Prediction, TaskEncoder
-from fewshot.schedule import Schedule
+from fewshot.schedule import Schedule, with_initial_rate
 
 FAKE_LOGITS = ("fixed", "learned")
 GENERATOR_LOSSES = ("nonsaturating", "feature_matching")
@@ -141,10 +133,10 @@ class MetaGAN(Method):
             fakes = self.generate(episode, self.inner_fakes, _INNER) if self.inner_fake else None
 
         def terms(prediction: Prediction, predict, step: int) -> Tensor:
+            if step < self.inner_from:
+                return prediction.logits.new_zeros(())
             loss = self.inner_real * real_loss(self.real(prediction))
-            if fakes is not None:
-                loss = loss + self.inner_fake * fake_loss(self.real(predict(fakes)))
-            return loss * float(step >= self.inner_from)
+            return loss if fakes is None else loss + self.inner_fake * fake_loss(self.real(predict(fakes)))
 
         return self.classifier.fit_task(episode, terms)
 

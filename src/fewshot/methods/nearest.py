@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.episode import Episode
-from fewshot.methods.base import ExtraLoss, Method, Predictor
+from fewshot.methods.base import Method
+from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.methods.protonet import squared_distances
 from fewshot.networks import Prediction
 

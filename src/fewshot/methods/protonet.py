@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods.base import ExtraLoss, Method, Predictor
+from fewshot.methods.base import Method
+from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks import Backbone, Prediction
 
 DISTANCES = ("euclidean", "cosine")

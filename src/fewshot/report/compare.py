@@ -26,7 +26,7 @@ class Row:
         is_reference: other rows of the group are compared with this one.
         reference: label of the row that this one is compared with.
         paired: accuracy minus the reference's, over the same episodes, as fractions.
-        bn_pair: BatchNorm protocols of this row and of its reference, where they differ.
+        bn_pair: BatchNorm protocols of this row and of its reference, where both have one and they differ.
         note: what a reader must know, for example why there is no difference.
     """
 
@@ -87,7 +87,7 @@ def _group(members: Sequence[tuple[Run, str]], index: int, note: str) -> list[Ro
                 is_reference=not compared and len(members) > 1,
                 reference=first_label if compared else "",
                 paired=paired(run.accuracy, first.accuracy) if compared else None,
-                bn_pair=(run.bn, first.bn) if run.bn != first.bn else None,
+                bn_pair=(run.bn, first.bn) if len({run.bn, first.bn} - {"none"}) == 2 else None,
                 note="; ".join(filter(None, (note, _contradiction(run, accuracy)))),
             )
         )
