@@ -33,7 +33,7 @@ def directional_error(method, tasks, seed: int = 0, step: float = 1e-6) -> float
         with torch.no_grad():
             for name, p in method.named_parameters():
                 p += sign * step * direction[name]
-        values.append(float(objective(method, tasks)))
+        values.append(float(objective(method, tasks).detach()))
         with torch.no_grad():
             for name, p in method.named_parameters():
                 p -= sign * step * direction[name]
