@@ -1,5 +1,6 @@
 """Every config composes, and every method's builds the method that its name says."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,15 @@ def test_the_host_of_metagan_is_chosen_by_config():
     assert by_group.method.classifier == by_recipe.method.classifier
     assert by_group.task == by_recipe.task
     assert isinstance(instantiate(by_group.method).classifier, ProtoNet)
+
+
+def test_folders_are_named_by_date_or_by_name():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain = compose("config", return_hydra_config=True)
+        named = compose("config", overrides=["name=abc"], return_hydra_config=True)
+    assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", plain.hydra.run.dir)
+    assert re.fullmatch(r"multirun/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", plain.hydra.sweep.dir)
+    assert (named.hydra.run.dir, named.hydra.sweep.dir) == ("outputs/abc", "multirun/abc")
 
 
 def test_typed_values_win_over_recipes():
