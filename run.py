@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import CSVLogger
 from fewshot import checkpoint, memory
 from fewshot.callbacks import Figures, Progress, Recipe, Scores, Stopping, Throughput
 from fewshot.command.ending import ending, run
-from fewshot.command.settings import over_checkpoint, with_typed_budget
+from fewshot.command.settings import over_checkpoint, refuse_words_for_numbers, with_typed_budget
 from fewshot.data import EpisodeData, Task
 from fewshot.methods import Method
 from fewshot.result import device_name, git_commit, versions, write_episodes, write_result
@@ -44,6 +44,8 @@ def execute(cfg: DictConfig, out: Path) -> None:
     if start:
         cfg = over_checkpoint(OmegaConf.create(start["recipe"]), cfg, choices, hydra_cfg.overrides.task)
     with_typed_budget(cfg, hydra_cfg.overrides.task)
+    for part in ("method", "trainer"):
+        refuse_words_for_numbers(cfg[part], part)
 
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     method: Method = instantiate(cfg.method)

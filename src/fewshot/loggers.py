@@ -1,10 +1,13 @@
 """Loggers that need more than a constructor call."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import WandbLogger
+
+log = logging.getLogger(__name__)
 
 
 def wandb_logger(save_dir: str, project: str, offline: bool | None = None, **options: Any) -> WandbLogger:
@@ -23,6 +26,8 @@ def wandb_logger(save_dir: str, project: str, offline: bool | None = None, **opt
         mode = os.environ.get("WANDB_MODE")
         offline = mode == "offline" if mode else not _has_key()
     Path(save_dir).mkdir(parents=True, exist_ok=True)
+    if offline:
+        log.info("wandb is offline: 'wandb sync %s/wandb/offline-run-*' sends this run later", save_dir)
     settings = wandb.Settings(silent=True, console="off")
     return WandbLogger(save_dir=save_dir, project=project, offline=offline, settings=settings, **options)
 

@@ -163,6 +163,8 @@ def test_a_sweep_goes_on_after_a_failure_and_reports(finished, run, tmp_path):
         (("task.ways=999",), ("999 ways", "glyphs/val has")),
         (("task.queries=30",), ("1 shots + 30 queries", "20 images", "lower task.shots or task.queries")),
         (("bn=sometimes",), ("bn=sometimes: choose one of",)),
+        (("method=maml", "method.inner_rate=banana"), ("method.inner_rate=banana: must be float",)),
+        (("trainer.max_steps=abc",), ("trainer.max_steps=abc: must be",)),
         (("method=maml", "method.adapt=tail"), ("method.adapt=tail: choose one of",)),
         (("method=maml", "task.train_ways=7"), ("5 outputs, but a task has 7 ways",)),
         (("data=omniglot", "+data.dataset.download=false"), ("images_background.zip",)),

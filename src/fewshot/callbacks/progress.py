@@ -29,7 +29,7 @@ class Progress(RichProgressBar):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         seen = trainer.callback_metrics
-        if not self.interactive and "val/accuracy" in seen:
+        if trainer.state.fn == "fit" and not self.interactive:
             rate = seen.get("episodes_per_second")
             log.info(
                 "step %d: validation accuracy %.2f%%, loss %.4f%s",

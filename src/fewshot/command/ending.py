@@ -6,7 +6,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def ending(out: Path) -> Iterator[None]:
     """Within: a run that writes to ``out``. Turns what it raises into a message and an exit status.
 
-    In a sweep a failure is written to ``error.txt`` and the other runs go on; a signal ends the sweep.
+    A failure is written to ``error.txt``, for the report. In a sweep the other runs go on; a signal ends it.
     """
     try:
         yield
@@ -41,9 +41,10 @@ def ending(out: Path) -> Iterator[None]:
             log.error("%s", traceback.format_exc())
             message = f"{type(error).__name__}: {error}"
         log.error("error: %s", message)
+        with suppress(UserError):  # the folder itself may be what failed
+            write_bytes(out / "error.txt", f"{message}\n".encode())
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             sys.exit(1)
-        write_bytes(out / "error.txt", f"{message}\n".encode())
 
 
 def explain(error: BaseException) -> str | None:

@@ -1,7 +1,9 @@
 """The settings of a run: what was typed, over what its checkpoint says, over the defaults."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_type_hints
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from fewshot.errors import UserError
@@ -22,6 +24,29 @@ def with_typed_budget(cfg: DictConfig, overrides: Sequence[str]) -> None:
         cfg.trainer.max_steps = -1
     elif "trainer.max_steps" in keys and "trainer.max_time" not in keys:
         cfg.trainer.max_time = None
+
+
+def refuse_words_for_numbers(node: DictConfig, where: str) -> None:
+    """Check, before anything runs, that no text stands where the constructor named by ``_target_`` takes none.
+
+    Raises:
+        UserError: the key, its value and what it should be.
+    """
+    hints: dict[str, Any] = {}
+    if target := node.get("_target_"):
+        called = get_object(target)
+        for owner in reversed(called.__mro__) if isinstance(called, type) else ():
+            hints |= get_type_hints(vars(owner)["__init__"]) if "__init__" in vars(owner) else {}
+        hints = hints or get_type_hints(called)
+    for key, value in ((str(key), value) for key, value in node.items()):
+        if OmegaConf.is_dict(value):
+            refuse_words_for_numbers(value, f"{where}.{key}")
+        elif isinstance(value, str) and key in hints and not _takes_text(hints[key]):
+            raise UserError(f"{where}.{key}={value}: must be {getattr(hints[key], '__name__', hints[key])}")
+
+
+def _takes_text(hint: Any) -> bool:
+    return hint in (str, Any) or isinstance(hint, str) or any(_takes_text(part) for part in get_args(hint))
 
 
 def over_checkpoint(
