@@ -52,20 +52,36 @@ def execute(cfg: DictConfig, out: Path) -> None:
     method.bn = cfg.bn or method.bn
     if start:
         checkpoint.load_weights(method, start, cfg.checkpoint)
+    if cfg.weights:
+        checkpoint.load_weights(method, checkpoint.read(cfg.weights), cfg.weights)
     task = Task(**cfg.task)
     steps = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else UNLIMITED
     dataset = instantiate(cfg.data.dataset)
-    data = EpisodeData(dataset, task, cfg.seed, steps, cfg.data.rotations, cfg.data.mean, cfg.data.std)
+    data = EpisodeData(
+        dataset,
+        task,
+        cfg.seed,
+        steps,
+        cfg.data.rotations,
+        cfg.data.mean,
+        cfg.data.std,
+        label_fraction=cfg.data.get("label_fraction", 1.0),
+        eval_rotations=cfg.data.get("eval_rotations"),
+    )
     data.setup()
 
     folder = out / "checkpoints"
+    every = None if task.val_episodes else cfg.trainer.val_check_interval  # with validation, after each
+    last = ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False)
     best = ModelCheckpoint(folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
-    last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    chosen = best if task.val_episodes else last
     throughput, scores = Throughput(), Scores()
-    callbacks = [best, last, throughput, scores, Progress()]
+    callbacks = [*dict.fromkeys((chosen, last)), throughput, scores, Progress(), *instantiate(cfg.callbacks).values()]
     callbacks += [Recipe(OmegaConf.to_yaml(cfg)), Stopping(folder / "last.ckpt")]
     callbacks += [Figures(out / "figures")] if cfg.figures else []
     loggers = list(instantiate(cfg.logger).values())
+    if not task.val_episodes:
+        cfg.trainer.limit_val_batches = 0
     trainer: pl.Trainer = instantiate(
         cfg.trainer,
         callbacks=callbacks,
@@ -79,19 +95,22 @@ def execute(cfg: DictConfig, out: Path) -> None:
 
     log.info("%s on %s %s in %s", choices["method"], cfg.data.name, task.name, out)
     trains = cfg.train and any(parameter.requires_grad for parameter in method.parameters())
-    steps_taken = 0
+    steps_taken, validation = 0, None
     if trains:
         trainer.fit(method, datamodule=data)
         steps_taken = trainer.global_step
-        checkpoint.load_weights(method, checkpoint.read(best.best_model_path), best.best_model_path)
-        validation = float(best.best_model_score)  # type: ignore[arg-type]
-    else:
+        if task.val_episodes:
+            checkpoint.load_weights(method, checkpoint.read(best.best_model_path), best.best_model_path)
+            validation = float(best.best_model_score)  # type: ignore[arg-type]
+        else:
+            trainer.save_checkpoint(folder / "last.ckpt")
+    elif task.val_episodes:
         validation = trainer.validate(method, datamodule=data, verbose=False)[0]["val/accuracy"]
     trainer.test(method, datamodule=data, verbose=False)
 
     test = scores.summary()
     write_episodes(out, scores.rows())
-    scored = Path(best.best_model_path).relative_to(out.absolute()) if trains else cfg.checkpoint
+    scored = f"checkpoints/{chosen.filename}.ckpt" if trains else cfg.checkpoint
     result = {
         "method": cfg.choices.method,
         "name": cfg.choices.method,

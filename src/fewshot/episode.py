@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 
@@ -17,7 +18,12 @@ class Episode:
         query_x: ``(B, N*Q, C, H, W)``.
         query_y: ``(B, N*Q)``.
         key: ``(B,)`` int64, the seed of whatever is random about a task (GAN noise, augmentation).
-        fingerprint: ``(B,)`` int64 that names the drawn images and their labels, whatever their order.
+        fingerprint: ``(B,)`` int64 that names the support and query images and their labels, whatever their order.
+        unlabeled_x: ``(B, (N+D)*U, C, H, W)``, U images of each of the N classes and of D distractor classes;
+            None without such images. Their labels are nowhere.
+        unlabeled_query_x: as ``unlabeled_x``, for outer losses; in training only.
+        labeled: ``(B,)`` bool, whether the task's labels are true ones; None where all are. In a task without
+            labels ``support_y`` and ``query_y`` say nothing of the images.
     """
 
     ways: int
@@ -27,9 +33,16 @@ class Episode:
     query_y: Tensor
     key: Tensor
     fingerprint: Tensor
+    unlabeled_x: Tensor | None = None
+    unlabeled_query_x: Tensor | None = None
+    labeled: Tensor | None = None
+
+    def if_labeled(self, value: Tensor, otherwise: float = 0.0) -> Tensor:
+        """``value`` in a task with labels, ``otherwise`` in one without; of one task."""
+        return value if self.labeled is None else torch.where(self.labeled, value, otherwise)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
+        """The tensors that are there, by name."""
         named = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in named if isinstance(value, Tensor)}
 

@@ -50,13 +50,13 @@ def test_running_average_moves_by_the_momentum(layer):
 
 def test_support_statistics_are_those_of_the_first_images(layer):
     x = torch.randn(7, 4, 3, 3)
-    with normalising(layer, 5):
+    with normalising(layer, 5 / len(x)):
         ours = layer(x)
     mean, var = x[:5].mean((0, 2, 3)), x[:5].var((0, 2, 3), correction=0)
     torch.testing.assert_close(ours, F.batch_norm(x, mean, var, layer.weight, layer.bias, training=False))
     changed = x.clone()
     changed[6] += 10
-    with normalising(layer, 5):
+    with normalising(layer, 5 / len(x)):
         assert torch.equal(layer(changed)[:6], ours[:6])
 
 

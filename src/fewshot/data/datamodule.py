@@ -49,9 +49,11 @@ class EpisodeData(pl.LightningDataModule):
         task: the numbers of an episode.
         seed: of the training episodes; those of validation and test depend on ``task.test_seed`` alone.
         steps: length of the training stream in meta-batches.
-        rotations: rotated copies are classes of their own, inside each split.
+        rotations: rotated copies are classes of their own, inside each split; or ``random``, see ``EpisodeSampler``.
         mean, std: normalisation of pixels in [0, 1].
         eval_batch: episodes scored at once.
+        label_fraction: the part of each training class's images that has labels.
+        eval_rotations: as ``rotations``, for validation and test; None for the same.
     """
 
     def __init__(
@@ -60,14 +62,18 @@ class EpisodeData(pl.LightningDataModule):
         task: Task,
         seed: int,
         steps: int,
-        rotations: bool = False,
+        rotations: bool | str = False,
         mean: float = 0.0,
         std: float = 1.0,
         eval_batch: int = 16,
+        label_fraction: float = 1.0,
+        eval_rotations: bool | str | None = None,
     ) -> None:
         super().__init__()
         self.dataset, self.task, self.seed, self.steps = dataset, task, seed, steps
         self.rotations, self.mean, self.std, self.eval_batch = rotations, mean, std, eval_batch
+        self.label_fraction = label_fraction
+        self.eval_rotations = rotations if eval_rotations is None else eval_rotations
         self.splits: dict[str, Split] = {}
         self._samplers: dict[str, EpisodeSampler] = {}
 
@@ -86,16 +92,25 @@ class EpisodeData(pl.LightningDataModule):
             self.splits[split] = held = replace(held, images=held.images.to(device))
             self._samplers.pop(split, None)
         if split not in self._samplers:
-            task = self.task
-            train = split == "train"
-            shape = (
-                (task.train_ways, task.train_shots, task.train_queries)
-                if train
-                else (task.ways, task.shots, task.queries)
-            )
-            seed = self.seed if train else task.test_seed
-            self._samplers[split] = EpisodeSampler(held, *shape, seed, self.rotations, self.mean, self.std)
+            make = self._training_sampler if split == "train" else self._evaluation_sampler
+            self._samplers[split] = make(held)
         return self._samplers[split]
+
+    def _training_sampler(self, split: Split) -> EpisodeSampler:
+        task = self.task
+        return EpisodeSampler(
+            split, task.train_ways, task.train_shots, task.train_queries, self.seed, self.rotations, self.mean, self.std,
+            unlabeled=task.train_unlabeled, unlabeled_query=task.unlabeled_query, distractors=task.train_distractors,
+            unlabeled_tasks=task.unlabeled_tasks, label_fraction=self.label_fraction, draw=task.train_draw,
+            distinct=task.train_distinct,
+        )  # fmt: skip
+
+    def _evaluation_sampler(self, split: Split) -> EpisodeSampler:
+        task = self.task
+        return EpisodeSampler(
+            split, task.ways, task.shots, task.queries, task.test_seed, self.eval_rotations, self.mean, self.std,
+            unlabeled=task.unlabeled, distractors=task.distractors, draw=task.draw,
+        )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_Steps(self.steps), batch_size=None)
@@ -123,12 +138,12 @@ class EpisodeData(pl.LightningDataModule):
         return self.sampler("test" if trainer.testing else "val", device)(batch)
 
     def calibration(self, episodes: int, device: torch.device) -> Iterator[Episode]:
-        """Fixed training episodes of the evaluation's shape, a few at a time: for statistics, not for gradients."""
-        task = self.task
+        """Fixed training episodes, a few at a time: for statistics, not for gradients.
+
+        They have the shape of the evaluation's; that of training where not all images have labels.
+        """
         split = replace(self.splits["train"], images=self.splits["train"].images.to(device))
-        sampler = EpisodeSampler(
-            split, task.ways, task.shots, task.queries, task.test_seed, self.rotations, self.mean, self.std
-        )
+        sampler = (self._evaluation_sampler if self.label_fraction == 1 else self._training_sampler)(split)
         for numbers in torch.arange(episodes).split(self.eval_batch):
             yield sampler(numbers)
 

@@ -1,8 +1,9 @@
 """The sampler: the one place that knows ways, shots, queries and the seed.
 
-Episode ``i`` is a pure function of (split, ways, shots, queries, seed, i). The classes of an episode
-are those with the smallest hashes of (seed, i, class), its images those with the smallest hashes of
-(seed, i, class, image): no state, no order of drawing, the same on every device.
+Episode ``i`` is a pure function of (split, its numbers, seed, i). The classes of an episode are those with
+the smallest hashes of (seed, i, class), its images those with the smallest hashes of (seed, i, class,
+image): no state, no order of drawing, the same on every device. Unlabelled images and distractor classes
+are those that come next, so an episode's support and query sets are the same with and without them.
 """
 
 import torch
@@ -13,7 +14,10 @@ from fewshot.data.split import Split
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 
-_CLASS, _IMAGE, _SUPPORT, _QUERY, _TASK = range(5)
+_CLASS, _IMAGE, _SUPPORT, _QUERY, _TASK, _UNLABELED, _UNLABELED_QUERY, _TURN, _LABELED, _DISTINCT = range(10)
+_LABELS = 0x1ABE1  # seed of which images of a class are labelled: the same for every run
+DRAWS = ("independent", "passes", "in_order")
+ROTATIONS = (False, True, "random")
 
 
 class EpisodeSampler:
@@ -23,8 +27,17 @@ class EpisodeSampler:
         split: the images, on the device where episodes are wanted.
         ways, shots, queries: N, K and Q.
         seed: of the episode stream.
-        rotations: offer each class four times, turned by 0, 90, 180 and 270 degrees.
+        rotations: True offers each class four times, turned by 0, 90, 180 and 270 degrees; ``random`` turns
+            each class of a task by one of these.
         mean, std: pixels in [0, 1] become ``(x - mean) / std``.
+        unlabeled, unlabeled_query: images without labels of each class, for support and query.
+        distractors: D further classes that supply only images without labels.
+        unlabeled_tasks: the part of the tasks that carry no labels.
+        label_fraction: the part of each class's images that may be support or query; a fixed choice.
+            Below 1, images without labels are drawn from the others only.
+        draw: ``independent`` tasks; ``passes`` through the classes in random order, each class once in a
+            pass, what does not fill a task left out; ``in_order``, the classes and images as they lie.
+        distinct: how many different tasks there are; None for no limit.
 
     Raises:
         UserError: the split has fewer classes, or a class fewer images, than an episode takes.
@@ -37,68 +50,156 @@ class EpisodeSampler:
         shots: int,
         queries: int,
         seed: int,
-        rotations: bool = False,
+        rotations: bool | str = False,
         mean: float = 0.0,
         std: float = 1.0,
+        unlabeled: int = 0,
+        unlabeled_query: int = 0,
+        distractors: int = 0,
+        unlabeled_tasks: float = 0.0,
+        label_fraction: float = 1.0,
+        draw: str = "independent",
+        distinct: int | None = None,
     ) -> None:
         self.split, self.ways, self.shots, self.queries, self.rotations = split, ways, shots, queries, rotations
+        self.unlabeled, self.unlabeled_query, self.distractors = unlabeled, unlabeled_query, distractors
+        self.unlabeled_tasks, self.draw, self.distinct = unlabeled_tasks, draw, distinct
         self.mean, self.std = mean, std
-        self.turns = 4 if rotations else 1
-        classes, fewest = len(split.classes) * self.turns, int(split.counts.min())
-        if ways > classes:
-            raise UserError(f"{ways} ways, but {split.name} has {classes} classes: lower task.ways or task.train_ways")
-        if shots + queries > fewest:
-            poorest = split.classes[int(split.counts.argmin())]
-            raise UserError(
-                f"{shots} shots + {queries} queries, but {split.name} has {fewest} images of class {poorest!r}: "
-                "lower task.shots or task.queries (task.train_shots or task.train_queries)"
-            )
+        if rotations not in ROTATIONS:
+            raise UserError(f"data.rotations={rotations}: choose true, false or random")
+        if draw not in DRAWS:
+            raise UserError(f"task.draw={draw}: choose one of {', '.join(DRAWS)} (for task.train_draw too)")
+        if not 0 < label_fraction <= 1:
+            raise UserError(f"data.label_fraction={label_fraction}: must be in (0, 1]")
         height, width = split.images.shape[2:]
         if rotations and height != width:
-            raise UserError(f"data.rotations=true needs square images, not {height} x {width}")
+            raise UserError(f"data.rotations={rotations} needs square images, not {height} x {width}")
+        self.turns = 4 if rotations is True else 1
         device = split.images.device
         self.root = counter.key(seed, device=device)
         self.starts, self.counts = split.starts.to(device), split.counts.to(device)
-        self.ragged = int(split.counts.max()) != fewest
+        self.every_image = torch.arange(int(split.counts.max()), device=device)
+        self.absent = self.every_image >= self.counts[:, None]  # (classes, images)
+        self.unlabelled = self._choose_unlabelled(label_fraction) if label_fraction < 1 else None
+        self._check()
         pixels = torch.arange(height * width, device=device).view(height, width)
-        self.turned = torch.stack([torch.rot90(pixels, turn).flatten() for turn in range(self.turns)])
+        self.turned = torch.stack([torch.rot90(pixels, turn).flatten() for turn in range(4)])
+
+    def _choose_unlabelled(self, fraction: float) -> Tensor:
+        """``(classes, images)`` bool: all but the labelled ones, of which each class keeps at least one."""
+        rows = torch.arange(len(self.starts), device=self.starts.device)[:, None]
+        hashes = counter.bits(counter.key(_LABELS, device=rows.device), rows, self.every_image)
+        rank = hashes.masked_fill(self.absent, torch.iinfo(torch.int64).max).argsort(1).argsort(1)
+        return rank >= (fraction * self.counts).round().clamp(min=1)[:, None]
+
+    def _check(self) -> None:
+        """Raise UserError where an episode cannot be drawn."""
+        split, classes = self.split, len(self.split.classes) * self.turns
+        if self.ways > classes:
+            raise UserError(
+                f"{self.ways} ways, but {split.name} has {classes} classes: lower task.ways or task.train_ways"
+            )
+        if self.ways + self.distractors > classes:
+            raise UserError(
+                f"{self.ways} ways + {self.distractors} distractors, but {split.name} has {classes} classes: "
+                "lower task.distractors or task.train_distractors"
+            )
+        if self.draw != "independent" and self.distractors:
+            raise UserError(f"distractor classes are drawn at random: they need draw=independent, not {self.draw}")
+        labelled = self.counts if self.unlabelled is None else self.counts - (self.unlabelled & ~self.absent).sum(1)
+        need, fewest = self.shots + self.queries, int(labelled.min())
+        poorest = repr(split.classes[int(labelled.argmin())])
+        if need > fewest:
+            kind, further = ("images", "") if self.unlabelled is None else ("labelled images", ", or raise label_fraction")
+            raise UserError(
+                f"{self.shots} shots + {self.queries} queries, but {split.name} has {fewest} {kind} of class "
+                f"{poorest}: lower task.shots or task.queries (task.train_shots or task.train_queries){further}"
+            )
+        left = self.counts - (need if self.unlabelled is None else labelled)
+        wanted, fewest = self.unlabeled + self.unlabeled_query, int(left.min())
+        if wanted > fewest:
+            poorest = repr(split.classes[int(left.argmin())])
+            raise UserError(
+                f"{wanted} images without labels, but {split.name} has {fewest} left of class {poorest}: "
+                "lower task.unlabeled or task.unlabeled_query (task.train_unlabeled), or the queries"
+            )
 
     def __call__(self, index: Tensor) -> Episode:
         """The episodes of numbers ``index`` ``(B,)``."""
         index = index.to(self.starts.device)
+        if self.distinct is not None:
+            index = (counter.bits(self.root, _DISTINCT, index) >> 1) % self.distinct
         key = counter.bits(self.root, index)
-        classes = self._classes(key)
-        rows, turns = self._images(key, classes)
-        labels = torch.arange(self.ways, device=index.device).view(1, -1, 1).expand_as(rows)
+        classes = self._classes(key, index)
+        turns = self._turns(key, classes)
+        drawn, spare = self._images(key, classes)
+
+        labels = torch.arange(self.ways, device=index.device).view(1, -1, 1)
+        labeled = counter.uniform(key, _LABELED) >= self.unlabeled_tasks if self.unlabeled_tasks else None
         sets = []
         fingerprint = torch.zeros_like(key)
-        for stream, part in ((_SUPPORT, slice(0, self.shots)), (_QUERY, slice(self.shots, None))):
-            row, turn, y = (t[..., part].flatten(1) for t in (rows, turns, labels))
-            order = counter.bits(key[:, None], stream, torch.arange(row.shape[1], device=index.device)).argsort(dim=1)
-            row, turn, y = (t.gather(1, order) for t in (row, turn, y))
+        parts = drawn.split([self.shots, self.queries], dim=2)
+        for stream, rows in zip((_SUPPORT, _QUERY), parts, strict=True):
+            row, turn, y = self._shuffled(key, stream, rows, turns[:, : self.ways], labels)
+            if labeled is not None:  # labels of places, after the shuffle, say nothing of the images
+                y = torch.where(labeled[:, None], y, torch.arange(y.shape[1], device=y.device) % self.ways)
             sets.append((self._pixels(row, turn), y))
             # A sum, so that the order of the images does not enter.
             fingerprint += counter.bits(counter.key(stream, device=index.device), row, turn, y).sum(1)
         fingerprint = counter.bits(fingerprint, self.split.digest)
+        extra = []
+        parts = spare.split([self.unlabeled, self.unlabeled_query], dim=2)
+        for stream, rows in zip((_UNLABELED, _UNLABELED_QUERY), parts, strict=True):
+            row, turn, _ = self._shuffled(key, stream, rows, turns, rows)
+            extra.append(self._pixels(row, turn) if rows.shape[2] else None)
         (support_x, support_y), (query_x, query_y) = sets
-        return Episode(self.ways, support_x, support_y, query_x, query_y, counter.bits(key, _TASK), fingerprint)
+        task_key = counter.bits(key, _TASK)
+        return Episode(self.ways, support_x, support_y, query_x, query_y, task_key, fingerprint, *extra, labeled)
 
-    def _classes(self, key: Tensor) -> Tensor:
-        """``(B, N)``: distinct classes, rotations counted as classes."""
+    def _classes(self, key: Tensor, index: Tensor) -> Tensor:
+        """``(B, N+D)``: distinct classes, rotations counted as classes."""
         every = torch.arange(len(self.starts) * self.turns, device=key.device)
-        return counter.bits(key[:, None], _CLASS, every).topk(self.ways, largest=False).indices
+        if self.draw == "independent":
+            return counter.bits(key[:, None], _CLASS, every).topk(self.ways + self.distractors, largest=False).indices
+        tasks = len(every) // self.ways  # in a pass
+        if self.draw == "passes":
+            order = counter.bits(self.root, _CLASS, (index // tasks)[:, None], every).argsort(1)
+        else:
+            order = every.expand(len(index), -1)
+        places = (index % tasks)[:, None] * self.ways + torch.arange(self.ways, device=key.device)
+        return order.gather(1, places)
+
+    def _turns(self, key: Tensor, classes: Tensor) -> Tensor:
+        """``(B, N+D)``: quarter turns of each class."""
+        if self.rotations == "random":
+            return counter.bits(key[:, None], _TURN, classes) & 3
+        return classes % self.turns
 
     def _images(self, key: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, N, K+Q)`` each: distinct rows of ``split.images``, and quarter turns."""
-        character, turn = classes // self.turns, classes % self.turns
-        counts = self.counts[character]
-        every = torch.arange(int(self.split.counts.max()), device=key.device)
-        hashes = counter.bits(key[:, None, None], _IMAGE, classes[..., None], every)
-        if self.ragged:
-            hashes = hashes.masked_fill(every >= counts[..., None], torch.iinfo(torch.int64).max)
-        picks = hashes.topk(self.shots + self.queries, largest=False).indices
-        rows = self.starts[character][..., None] + picks
-        return rows, turn[..., None].expand_as(rows)
+        """Distinct rows of ``split.images``: ``(B, N, K+Q)`` to be labelled, ``(B, N+D, U)`` not to be."""
+        character = classes // self.turns
+        hashes = counter.bits(key[:, None, None], _IMAGE, classes[..., None], self.every_image)
+        if self.draw == "in_order":
+            hashes = self.every_image.expand_as(hashes)
+        last = torch.iinfo(torch.int64).max
+        hashes = hashes.masked_fill(self.absent[character], last)
+        need, wanted = self.shots + self.queries, self.unlabeled + self.unlabeled_query
+        if self.unlabelled is None:
+            drawn, spare = hashes.topk(need + wanted, largest=False).indices.split([need, wanted], dim=2)
+        else:
+            without = self.unlabelled[character]
+            drawn = hashes.masked_fill(without, last).topk(need, largest=False).indices
+            spare = hashes.masked_fill(~without, last).topk(wanted, largest=False).indices
+        first = self.starts[character][..., None]
+        return (first + drawn)[:, : self.ways], first + spare
+
+    def _shuffled(self, key: Tensor, stream: int, rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Rows ``(B, N, n)``, and what belongs to each, flat and in the random order of a stream."""
+        others = tuple(t if t.ndim == 3 else t[..., None] for t in others)
+        flat = [t.expand_as(rows).flatten(1) for t in (rows, *others)]
+        place = torch.arange(flat[0].shape[1], device=key.device)
+        order = counter.bits(key[:, None], stream, place).argsort(dim=1)
+        return tuple(t.gather(1, order) for t in flat)
 
     def _pixels(self, rows: Tensor, turns: Tensor) -> Tensor:
         """``(B, n, C, H, W)`` float, normalised."""

@@ -41,6 +41,7 @@ class Method(pl.LightningModule, ABC):
         optimizer: of the outer loop, made from the parameters; None for a method without any.
         schedule: factor of its learning rate over the budget.
         clip_norm, clip_value: limits of the outer gradient's norm and of its entries.
+        sum_tasks: the outer loss is the sum over the meta-batch, not the mean.
     """
 
     inner_steps = 0
@@ -54,12 +55,13 @@ class Method(pl.LightningModule, ABC):
         schedule: Schedule = constant,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        sum_tasks: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.engine, self.bn = engine, bn
         self.make_optimizer, self.schedule = optimizer, schedule
-        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.clip_norm, self.clip_value, self.sum_tasks = clip_norm, clip_value, sum_tasks
         self.bn_estimated = False
         self._window: list[Terms] = []
 
@@ -83,11 +85,19 @@ class Method(pl.LightningModule, ABC):
         """
 
     def task_terms(self, episode: Episode) -> Terms:
-        """The scalars of one training task: ``objective`` is differentiated, the rest is logged."""
+        """The scalars of one training task: ``objective`` is differentiated, the rest is logged.
+
+        A term that a task does not have, such as the accuracy of one without labels, is not-a-number.
+        """
         predict = self.fit_task(episode)
         prediction, statistics = self.classify(predict, episode.query_x)
-        loss = F.cross_entropy(prediction.logits, episode.query_y)
-        return {"objective": loss, "loss": loss, "accuracy": accuracy(prediction.logits, episode.query_y)} | statistics
+        loss = episode.if_labeled(self.query_loss(prediction.logits, episode.query_y))
+        right = episode.if_labeled(accuracy(prediction.logits, episode.query_y), float("nan"))
+        return {"objective": loss, "loss": loss, "accuracy": right} | statistics
+
+    def query_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The outer loss of query images: cross-entropy."""
+        return F.cross_entropy(logits, labels)
 
     def chunks(self, episodes: Episode) -> Iterator[Episode]:
         """The pieces of a batch that the engine computes together."""
@@ -121,9 +131,9 @@ class Method(pl.LightningModule, ABC):
         The output's last ``len(x)`` rows belong to ``x``. With ``joint``, or where the support set's
         statistics are wanted, those of ``support_x`` come before them, out of the same pass.
         """
-        source: Statistics | int = Statistics.BATCH
+        source: Statistics | float = Statistics.BATCH
         if self.bn == "support" and batch_norms(network):
-            source, joint = len(support_x), True
+            source, joint = len(support_x) / (len(support_x) + len(x)), True
         elif self.bn == "running" and not self.training:
             source = Statistics.RUNNING
         with normalising(network, source):
@@ -138,7 +148,7 @@ class Method(pl.LightningModule, ABC):
         terms = {}
         for layer, passes in enumerate(seen):
             if passes:
-                terms[f"norm/{layer}/mean"], terms[f"norm/{layer}/var"] = passes[0]
+                terms[f"norm/{layer}/mean"], terms[f"norm/{layer}/var"] = passes[-1]
         return prediction, terms
 
     def _update_statistics(self, means: Terms) -> None:
@@ -197,13 +207,15 @@ class Method(pl.LightningModule, ABC):
         for optimizer, schedule in zip(optimizers, self.schedules(), strict=True):
             optimizer.zero_grad()
             scale_rate(optimizer, schedule(step, spent))
-        total: Terms = {}
+        parts: list[Terms] = []
         for chunk in self.chunks(episodes):
             terms = self.engine.each(self.task_terms, chunk)
-            self.manual_backward(terms.pop("objective").sum() / len(episodes))
-            for name, values in terms.items():
-                total[name] = total.get(name, 0) + values.detach().sum(0) / len(episodes)
-        self._watch(total["loss"], step)
+            objective = terms.pop("objective").sum()
+            self.manual_backward(objective if self.sum_tasks else objective / len(episodes))
+            parts.append({name: values.detach() for name, values in terms.items()})
+        every = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        self._watch(every["loss"].mean(), step)
+        total = {name: values.nanmean(0) for name, values in every.items()}
         self._update_statistics(total)
         self.update(optimizers, step)
         self._log_window({name: value for name, value in total.items() if not name.startswith("norm/")}, step)
@@ -255,7 +267,7 @@ class Method(pl.LightningModule, ABC):
         self._window.append(terms)
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for name in terms:
-                mean = torch.stack([entry[name] for entry in self._window]).mean()
+                mean = torch.stack([entry[name] for entry in self._window]).nanmean()
                 self.log(f"train/{name}", mean, prog_bar=name == "loss", sync_dist=True)
             self._window.clear()
 

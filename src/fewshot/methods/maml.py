@@ -106,7 +106,7 @@ class MAML(Method):
 
         def loss(params: dict[str, Tensor], step: int) -> Tensor:
             prediction = predict(params, support_x)
-            value = F.cross_entropy(prediction.logits, support_y)
+            value = episode.if_labeled(F.cross_entropy(prediction.logits, support_y))
             return value if extra is None else value + extra(prediction, lambda x: predict(params, x), step)
 
         def query(params: dict[str, Tensor], x: Tensor) -> Prediction:

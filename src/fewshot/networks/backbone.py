@@ -1,5 +1,6 @@
 """The backbones of the MAML and prototypical network papers: images ``(M, C, H, W)`` to features ``(M, D)``."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,13 +10,17 @@ from fewshot.networks.norm import norm as make_norm
 
 
 class Backbone(nn.Module):
-    """Images ``(M, C, H, W)`` to features ``(M, features)``."""
+    """Images ``(M, C, H, W)`` to features ``(M, features)``.
 
-    features: int
+    Args:
+        features: their number.
+        layers: from images to features.
+        shape: (channels, height, width) of the features before they were flattened.
+    """
 
-    def __init__(self, features: int, layers: nn.Module) -> None:
+    def __init__(self, features: int, layers: nn.Module, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__()
-        self.features, self.layers = features, layers
+        self.features, self.layers, self.shape = features, layers, shape or (features, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -29,6 +34,7 @@ def conv4(
     stride: bool = True,
     mean_over_space: bool = True,
     norm: str = "batch",
+    pooled: int | None = None,
 ) -> Backbone:
     """Blocks of 3x3 convolution, norm, ReLU.
 
@@ -40,23 +46,27 @@ def conv4(
             (matching and prototypical networks, Snell et al. 2017).
         mean_over_space: features are the mean over what space is left, else all of it flattened.
         norm: see ``fewshot.networks.norm``.
+        pooled: how many of the first blocks halve the image; None for all of them.
     """
     layers: list[nn.Module] = []
     size = image_size
     for block in range(depth):
-        layers.append(nn.Conv2d(width if block else channels, width, 3, stride=2 if stride else 1, padding=1))
+        halve = pooled is None or block < pooled
+        step = 2 if stride and halve else 1
+        layers.append(nn.Conv2d(width if block else channels, width, 3, stride=step, padding=1))
         layers.append(make_norm(norm, width))
-        if not stride:
+        if not stride and halve:
             layers.append(nn.MaxPool2d(2))
         layers.append(nn.ReLU())  # after the pooling: the same values from a quarter of the work
-        size = (size + 1) // 2 if stride else size // 2
+        size = ((size + 1) // 2 if stride else size // 2) if halve else size
     if size < 1:
         raise ValueError(f"images of {image_size} x {image_size} are too small for {depth} poolings")
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if mean_over_space else [nn.Flatten()]
     network = _xavier(nn.Sequential(*layers))
     if not stride:  # on a CPU, max-pooling is several times faster with channels last
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Backbone(width if mean_over_space else width * size * size, network)
+    shape = (width, 1, 1) if mean_over_space else (width, size, size)
+    return Backbone(math.prod(shape), network, shape)
 
 
 def mlp(channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 64), norm: str = "batch") -> Backbone:

@@ -42,7 +42,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(features))
         self.register_buffer("running_var", torch.ones(features))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.source: Statistics | int = Statistics.BATCH
+        self.source: Statistics | float = Statistics.BATCH
         self.seen: list[tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,8 +54,8 @@ class BatchNorm(nn.Module):
         else:
             if self.source is Statistics.RUNNING:
                 mean, var = self.running_mean, self.running_var
-            else:  # of the first images only: the support set
-                var, mean = torch.var_mean(x[: self.source], (0, *range(2, x.ndim)), correction=0)
+            else:  # of the first rows only: the support set
+                var, mean = torch.var_mean(x[: round(self.source * len(x))], (0, *range(2, x.ndim)), correction=0)
             x = (x - mean.view(shape)) * torch.rsqrt(var.view(shape) + self.eps)
         return torch.addcmul(self.bias.view(shape), x, self.weight.view(shape))
 
@@ -77,8 +77,11 @@ def batch_norms(module: nn.Module) -> list[BatchNorm]:
 
 
 @contextmanager
-def normalising(module: nn.Module, source: Statistics | int) -> Iterator[None]:
-    """Within: normalise by ``source``; a number n stands for the statistics of the first n images."""
+def normalising(module: nn.Module, source: Statistics | float) -> Iterator[None]:
+    """Within: normalise by ``source``; a number stands for the statistics of that first part of the batch.
+
+    A part and not a count: where a head sees pairs of an image and a class, its batch is longer.
+    """
     layers = batch_norms(module)
     before = [layer.source for layer in layers]
     for layer in layers:
