@@ -10,10 +10,13 @@ With an inner loop, L_D is also what the support set is fit with (inner weights)
 the query set with fresh fakes (outer weights), and G plays against the adapted classifier. A classifier
 without an inner loop, such as a prototypical network, has the outer loss only: its scores are the logits.
 
+The real term is over the unlabelled images of the episode; without any, the labelled ones stand in for them.
+A task without labels has the real and the fake term only.
+
 Differs from the paper:
 - weights of the real and fake terms, inside and outside, are settings; so is the step fakes enter from;
-- without unlabelled images the labelled ones stand in for them in the real term;
-- a learned fake logit, linear in the classifier's features, is offered beside the one fixed at 0.
+- a learned fake logit, linear in the classifier's features, is offered beside the one fixed at 0;
+- CE is the host's own loss: squared error for a relation network.
 """
 
 import torch
@@ -48,7 +51,7 @@ class MetaGAN(Method):
         inner_real, inner_fake, outer_real, outer_fake: weights of the terms of L_D.
         inner_from: the inner step, counted from 0, from which the real and fake terms enter.
         inner_fakes, outer_fakes: generated images a task; None for as many as support images.
-        generator_every: steps of the classifier for one of the generator.
+        generator_every: steps of the classifier for one of the generator; 0 never trains it.
         optimizer: of generator and encoder; a learned fake logit is trained with the classifier.
         schedule: of that optimiser.
     """
@@ -73,15 +76,18 @@ class MetaGAN(Method):
         outer_fakes: int | None = None,
         generator_every: int = 1,
     ) -> None:
-        super().__init__(classifier.engine, classifier.bn, optimizer, schedule)
+        if not isinstance(classifier, Method) or isinstance(classifier, MetaGAN):
+            raise UserError(f"{type(classifier).__name__} cannot be the classifier of MetaGAN: choose another method")
+        super().__init__(classifier.engine, classifier.bn, optimizer, schedule, sum_tasks=classifier.sum_tasks)
         if fake_logit not in FAKE_LOGITS:
             raise UserError(f"method.fake_logit={fake_logit}: choose one of {', '.join(FAKE_LOGITS)}")
         if generator_loss not in GENERATOR_LOSSES:
             raise UserError(f"method.generator_loss={generator_loss}: choose one of {', '.join(GENERATOR_LOSSES)}")
-        counts = {"generator_every": generator_every, "inner_fakes": inner_fakes, "outer_fakes": outer_fakes}
-        for name, count in counts.items():
+        for name, count in {"inner_fakes": inner_fakes, "outer_fakes": outer_fakes}.items():
             if count is not None and count < 1:
                 raise UserError(f"method.{name}={count}: must be at least 1")
+        if generator_every < 0:
+            raise UserError(f"method.generator_every={generator_every}: must be at least 0")
         self.classifier, self.encoder, self.generator = classifier, encoder, generator
         self.mean, self.std = mean, std
         self.fake_head = _zero(nn.Linear(classifier.features, 1)) if fake_logit == "learned" else None
@@ -135,7 +141,8 @@ class MetaGAN(Method):
         def terms(prediction: Prediction, predict, step: int) -> Tensor:
             if step < self.inner_from:
                 return prediction.logits.new_zeros(())
-            loss = self.inner_real * real_loss(self.real(prediction))
+            seen = prediction if episode.unlabeled_x is None else predict(episode.unlabeled_x)
+            loss = self.inner_real * real_loss(self.real(seen))
             return loss if fakes is None else loss + self.inner_fake * fake_loss(self.real(predict(fakes)))
 
         return self.classifier.fit_task(episode, terms)
@@ -143,8 +150,11 @@ class MetaGAN(Method):
     def task_terms(self, episode: Episode) -> Terms:
         predict = self.fit_task(episode)
         prediction, statistics = self.classifier.classify(predict, episode.query_x)
-        real = self.real(prediction)
-        ce = F.cross_entropy(prediction.logits, episode.query_y)
+        unlabeled = episode.unlabeled_x if episode.unlabeled_query_x is None else episode.unlabeled_query_x
+        seen = prediction if unlabeled is None else predict(unlabeled)
+        real = self.real(seen)
+        ce = episode.if_labeled(self.classifier.query_loss(prediction.logits, episode.query_y))
+        right = episode.if_labeled(accuracy(prediction.logits, episode.query_y), float("nan"))
         fakes = self.generate(episode, self.outer_fakes, _OUTER)
         fake = self.real(predict(fakes.detach()))
         terms = {"ce_loss": ce, "real_loss": real_loss(real), "fake_loss": fake_loss(fake)}
@@ -155,14 +165,16 @@ class MetaGAN(Method):
         if self.generator_loss == "nonsaturating":
             generator = real_loss(self._frozen_real(frozen))
         else:
-            generator = feature_matching(prediction.features.detach(), frozen.features)
+            generator = feature_matching(seen.features.detach(), frozen.features)
         return (
-            {"objective": loss + generator, "loss": loss, "accuracy": accuracy(prediction.logits, episode.query_y)}
+            {"objective": loss + generator, "loss": loss, "accuracy": right}
             | terms
             | {
                 "generator_loss": generator,
                 "real_accuracy": (real > 0).float().mean(),
                 "fake_accuracy": (fake < 0).float().mean(),
+                # How unlike each other the fakes of a task are, beside its real images: 0 is one image for all noise.
+                "fake_diversity": spread(fakes.detach()) / spread(episode.query_x),
             }
             | statistics
         )
@@ -196,7 +208,7 @@ class MetaGAN(Method):
     def update(self, optimizers: list, step: int) -> None:
         critic, generator = optimizers
         self.classifier.update([critic], step)
-        if step % self.generator_every == 0:
+        if self.generator_every and step % self.generator_every == 0:
             clip_gradients(generator, self.clip_norm, self.clip_value)
             generator.optimizer.step()  # not counted: a step is a meta-batch
 
@@ -205,6 +217,11 @@ class MetaGAN(Method):
         with torch.no_grad():
             fakes = self.generate(episode, self.outer_fakes, _OUTER)
         return {name: x * self.std + self.mean for name, x in (("real", episode.support_x), ("generated", fakes))}
+
+
+def spread(x: Tensor) -> Tensor:
+    """Mean squared distance of images ``(M, C, H, W)`` to their mean, over pixels."""
+    return (x - x.mean(0)).square().mean()
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:

@@ -4,16 +4,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewshot.errors import UserError
 
-class TaskEncoder(nn.Module):
-    """A support set ``(K*N, C, H, W)`` to one vector h_T ``(features,)``: encode each image, take the mean.
 
-    Three strided convolutions; no norm, so that one image's code does not depend on the others.
+AGGREGATIONS = ("mean", "max", "attention")
+
+
+class Aggregation(nn.Module):
+    """Codes ``(M, features)`` of the images of a set to one ``(features,)``, whatever their order.
+
+    ``mean`` and ``max`` over the set, or ``attention``: the mean under a softmax of one learned linear score a code.
     """
 
-    def __init__(self, channels: int, image_size: int, width: int = 32, features: int = 256) -> None:
+    def __init__(self, features: int, kind: str = "mean") -> None:
         super().__init__()
-        self.features = features
+        if kind not in AGGREGATIONS:
+            raise UserError(f"method.encoder.aggregation={kind}: choose one of {', '.join(AGGREGATIONS)}")
+        self.kind = kind
+        self.score = nn.Linear(features, 1, bias=False) if kind == "attention" else None
+
+    def forward(self, codes: Tensor) -> Tensor:
+        if self.score is not None:
+            return (self.score(codes).softmax(0) * codes).sum(0)
+        return codes.mean(0) if self.kind == "mean" else codes.amax(0)
+
+
+class TaskEncoder(nn.Module):
+    """A support set ``(K*N, C, H, W)`` to one vector h_T ``(features,)``: encode each image, put the codes together.
+
+    Three strided convolutions; no norm, so that one image's code does not depend on the others.
+
+    Args:
+        channels, image_size: of the images, square.
+        width: filters of the first convolution.
+        features: length of h_T.
+        aggregation: see ``Aggregation``.
+    """
+
+    def __init__(
+        self, channels: int, image_size: int, width: int = 32, features: int = 256, aggregation: str = "mean"
+    ) -> None:
+        super().__init__()
+        self.features, self.aggregate = features, Aggregation(features, aggregation)
         side = -(-image_size // 8)
         self.layers = nn.Sequential(
             nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2),
@@ -23,7 +55,7 @@ class TaskEncoder(nn.Module):
         )  # fmt: skip
 
     def forward(self, support_x: Tensor) -> Tensor:
-        return self.layers(support_x).mean(0)
+        return self.aggregate(self.layers(support_x))
 
 
 class Generator(nn.Module):
