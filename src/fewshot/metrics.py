@@ -41,6 +41,16 @@ def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
     return float(array.mean()), float(quantile * stats.sem(array))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979), in the given order; nan stays nan and does not count."""
+    array = np.asarray(p_values, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(array))
+    order = known[np.argsort(array[known])]
+    scaled = array[order] * np.arange(len(order), 0, -1)
+    array[order] = np.minimum(1, np.maximum.accumulate(scaled))
+    return array.tolist()
+
+
 def paired(a: Values, b: Values, confidence: float = 0.95) -> Paired:
     """Compare two lists of values of the same episodes, in the same order, by a paired t-test.
 

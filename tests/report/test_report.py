@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from scipy import stats
 
 from fewshot.errors import UserError
 from fewshot.report import collect, compare, csv_text, markdown, terminal, write
@@ -156,6 +157,57 @@ def test_a_table_by_hand(tmp_path):
     assert (first.note, second.note) == ("", "")
 
 
+def test_seeds_of_a_setting_are_one_row_by_hand(tmp_path):
+    for seed, (low, high) in enumerate([((0.2, 0.4), (0.5, 0.6)), ((0.4, 0.4), (0.4, 0.7)), ((0.3, 0.1), (0.6, 0.8))]):
+        make_run(tmp_path / f"{seed}a", low, seed=seed, overrides=[f"seed={seed}"])
+        make_run(tmp_path / f"{seed}b", high, seed=seed, overrides=[f"seed={seed}"], method="protonet")
+    first, second = table_of(tmp_path).rows
+    assert (first.label, second.label, len(second.runs)) == ("maml", "protonet", 3)
+    # Episodes averaged over seeds: 0.3, 0.3 and 0.5, 0.7; seeds: 0.3, 0.4, 0.2 and 0.55, 0.55, 0.7.
+    assert (first.accuracy, first.half_width, first.seed_sd) == pytest.approx((0.3, 0, 0.1), abs=1e-12)
+    assert second.seed_sd == pytest.approx(np.std([0.55, 0.55, 0.7], ddof=1))
+    # Differences over episodes 0.2, 0.4 (t with 1 degree: 12.706), over seeds 0.25, 0.15, 0.5 (2 degrees: 4.3027).
+    assert (second.paired.difference, second.paired.half_width) == pytest.approx((0.3, 12.7062 * 0.1), rel=1e-5)
+    assert second.by_seed.difference == pytest.approx(0.3)
+    assert second.by_seed.half_width == pytest.approx(4.302653 * np.std([0.25, 0.15, 0.5], ddof=1) / np.sqrt(3))
+    assert second.verdict == "open"
+    header, line = (printed_line.split(" | ") for printed_line in markdown(table_of(tmp_path)).splitlines()[:4:3])
+    assert (header[2], line[2]) == ("seeds", "3, sd 8.66")
+
+
+def test_a_verdict_needs_both_intervals(tmp_path):
+    for seed in range(3):
+        make_run(tmp_path / f"{seed}a", LOW, seed=seed)
+        make_run(tmp_path / f"{seed}b", [a + 0.1 + 0.01 * seed for a in LOW], seed=seed, method="better")
+        make_run(tmp_path / f"{seed}c", [a - 0.1 - 0.01 * seed for a in LOW], seed=seed, method="worse")
+        jump = (0.3, -0.1, 0.1)[seed]  # the same on every episode, not on every seed
+        make_run(tmp_path / f"{seed}d", [a + jump for a in LOW], seed=seed, method="lucky")
+    make_run(tmp_path / "e", HIGH, method="single")
+    verdicts = {row.label.split()[0]: row.verdict for row in table_of(tmp_path).rows}
+    assert verdicts == {"maml": "", "better": "better", "worse": "worse", "lucky": "open", "single": "one seed"}
+
+
+def test_repeated_runs_of_one_seed_stay_apart(tmp_path):
+    for number, seed in enumerate((0, 1, 1)):
+        make_run(tmp_path / str(number), seed=seed)
+    assert [len(row.runs) for row in table_of(tmp_path).rows] == [1, 1, 1]
+
+
+def test_p_values_of_several_comparisons_are_corrected(tmp_path):
+    generator = np.random.default_rng(0)
+    base = generator.uniform(0.3, 0.6, 50)
+    make_run(tmp_path / "0", base)
+    for number in (1, 2, 3):
+        make_run(tmp_path / str(number), base + generator.normal(0.02, 0.05, 50), method=f"m{number}")
+    raw = [stats.ttest_rel(run.accuracy, base).pvalue for run in collect([tmp_path])[0][1:]]
+    first, second, third = np.argsort(raw)
+    wanted = np.empty(3)
+    wanted[first] = min(1, 3 * raw[first])
+    wanted[second] = min(1, max(wanted[first], 2 * raw[second]))
+    wanted[third] = min(1, max(wanted[second], raw[third]))
+    assert [row.paired.p_value for row in table_of(tmp_path).rows[1:]] == pytest.approx(wanted.tolist())
+
+
 def test_other_test_episodes_are_never_paired(tmp_path):
     make_run(tmp_path / "0", LOW)
     make_run(tmp_path / "1", HIGH, first_fingerprint=50, method="protonet")
@@ -215,14 +267,14 @@ def test_a_network_without_batch_norm_differs_in_no_protocol(tmp_path):
 
 def test_same_protocol_has_no_mark(tmp_path):
     make_run(tmp_path / "0", LOW)
-    make_run(tmp_path / "1", HIGH, seed=1)
+    make_run(tmp_path / "1", HIGH, method="protonet")
     assert "†" not in markdown(table_of(tmp_path)) + printed(table_of(tmp_path))
 
 
 def test_devices_are_told_when_they_differ(tmp_path):
     make_run(tmp_path / "0", device="cpu")
     assert "devices" not in markdown(table_of(tmp_path))
-    make_run(tmp_path / "1", device="cuda", seed=1)
+    make_run(tmp_path / "1", device="cuda", method="protonet")
     assert "between devices; these runs used cpu, cuda." in markdown(table_of(tmp_path))
 
 
@@ -240,14 +292,15 @@ def test_a_result_that_contradicts_its_episodes_is_noted(tmp_path):
     ("first", "second", "expected"),
     [
         ({}, {"method": "protonet"}, ["maml", "protonet"]),
-        ({}, {"seed": 1}, ["maml seed=0", "maml seed=1"]),
+        ({}, {"seed": 1}, ["maml"]),
+        ({}, {"seed": 1, "method": "protonet"}, ["maml seed=0", "protonet seed=1"]),
         ({}, {"bn": "running"}, ["maml bn=support", "maml bn=running"]),
         ({"name": "anil"}, {}, ["anil", "maml"]),
         # A default and the same value typed out are one value.
         (
             {"overrides": ["method=maml"]},
-            {"overrides": ["seed=0", "data=glyphs"], "seed": 1},
-            ["maml seed=0", "maml seed=1"],
+            {"overrides": ["bn=running", "data=glyphs"], "bn": "running"},
+            ["maml bn=support", "maml bn=running"],
         ),
         ({"overrides": ["method.inner_lr=0.1"]}, {}, ["maml inner_lr=0.1", "maml"]),
         (
@@ -255,7 +308,12 @@ def test_a_result_that_contradicts_its_episodes_is_noted(tmp_path):
             {"overrides": ["a.lr=2", "b.lr=2"]},
             ["maml a.lr=1 b.lr=1", "maml a.lr=2 b.lr=2"],
         ),
-        ({"overrides": ["method.lr=1"]}, {"overrides": ["method.lr=1"], "seed": 2}, ["maml seed=0", "maml seed=2"]),
+        ({"overrides": ["method.lr=1"]}, {"overrides": ["method.lr=1"], "seed": 2}, ["maml"]),
+        (
+            {"overrides": ["method.lr=1"]},
+            {"overrides": ["method.lr=2"], "seed": 2},
+            ["maml seed=0 lr=1", "maml seed=2 lr=2"],
+        ),
         # Two recipes of one display name.
         ({"overrides": ["method=a"]}, {"overrides": ["method=b"]}, ["maml method=a", "maml method=b"]),
         ({}, {}, ["maml (0)", "maml (1)"]),
@@ -332,15 +390,19 @@ def test_csv_is_in_machine_units(tmp_path):
         "method": "proto,net",
         "data": "glyphs",
         "task": "5w1s",
-        "seed": "0",
+        "seeds": "0",
         "bn": "support",
         "episodes": "3",
         "accuracy": "0.533333",
         "accuracy_ci95": "0.573687",
+        "seed_sd": "",
         "reference": "maml",
         "difference": "0.133333",
         "difference_ci95": "0.286844",
         "p_value": "0.183503",
+        "by_seed_difference": "",
+        "by_seed_ci95": "",
+        "verdict": "one seed",
         "bn_differs": "False",
         "seconds": "90.4",
         "episodes_per_second": "3.54",
@@ -372,10 +434,10 @@ def test_terminal_keeps_numbers_whole_at_80_columns(tmp_path):
 
 def test_one_episode_has_no_interval(tmp_path):
     make_run(tmp_path / "0", [0.5])
-    make_run(tmp_path / "1", [0.75], seed=1)
+    make_run(tmp_path / "1", [0.75], method="protonet")
     lines = markdown(table_of(tmp_path)).splitlines()
-    assert lines[2].startswith("| maml seed=0 | 50.00 | reference |  |")
-    assert lines[3].startswith("| maml seed=1 | 75.00 | +25.00 |  |")
+    assert lines[2].startswith("| maml | 50.00 | reference |  |")
+    assert lines[3].startswith("| protonet | 75.00 | +25.00 |  |")
 
 
 def test_write_replaces_and_leaves_nothing_else(tmp_path):

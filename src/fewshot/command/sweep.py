@@ -27,5 +27,5 @@ class SweepReport(Callback):
             sys.exit(f"error: {error}")
         Console().print(terminal(table))
         print(f"report: {folder / 'report.md'}")
-        if any(row.run is None for row in table.rows):
+        if any(not row.runs for row in table.rows):
             sys.exit(1)

@@ -110,7 +110,9 @@ class EpisodeSampler:
         need, fewest = self.shots + self.queries, int(labelled.min())
         poorest = repr(split.classes[int(labelled.argmin())])
         if need > fewest:
-            kind, further = ("images", "") if self.unlabelled is None else ("labelled images", ", or raise label_fraction")
+            kind, further = (
+                ("images", "") if self.unlabelled is None else ("labelled images", ", or raise label_fraction")
+            )
             raise UserError(
                 f"{self.shots} shots + {self.queries} queries, but {split.name} has {fewest} {kind} of class "
                 f"{poorest}: lower task.shots or task.queries (task.train_shots or task.train_queries){further}"
@@ -147,14 +149,17 @@ class EpisodeSampler:
             # A sum, so that the order of the images does not enter.
             fingerprint += counter.bits(counter.key(stream, device=index.device), row, turn, y).sum(1)
         fingerprint = counter.bits(fingerprint, self.split.digest)
-        extra = []
+        extra: list[Tensor | None] = []
         parts = spare.split([self.unlabeled, self.unlabeled_query], dim=2)
         for stream, rows in zip((_UNLABELED, _UNLABELED_QUERY), parts, strict=True):
             row, turn, _ = self._shuffled(key, stream, rows, turns, rows)
             extra.append(self._pixels(row, turn) if rows.shape[2] else None)
         (support_x, support_y), (query_x, query_y) = sets
         task_key = counter.bits(key, _TASK)
-        return Episode(self.ways, support_x, support_y, query_x, query_y, task_key, fingerprint, *extra, labeled)
+        return Episode(
+            self.ways, support_x, support_y, query_x, query_y, task_key, fingerprint,
+            unlabeled_x=extra[0], unlabeled_query_x=extra[1], labeled=labeled,
+        )  # fmt: skip
 
     def _classes(self, key: Tensor, index: Tensor) -> Tensor:
         """``(B, N+D)``: distinct classes, rotations counted as classes."""

@@ -1,12 +1,20 @@
-"""Runs as rows of one table, each compared with the first run on the same test episodes."""
+"""Runs as rows of one table: runs that differ only in their seed are one row, each row is compared with the first.
+
+A test episode's accuracy is averaged over the seeds of a row, so the interval over episodes says how much
+the choice of test tasks matters, and the standard deviation between seeds how much the training does. A
+difference is called one where both its intervals, over episodes and over seeds, leave out zero.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot.metrics import Paired, interval, paired
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.metrics import Paired, holm, interval, paired
 from fewshot.report.collect import Failure, Run
-from fewshot.report.label import labels
+from fewshot.report.label import by_setting, labels
 
 MARK = "†"  # on a difference between two BatchNorm protocols
 OTHER_EPISODES = "other test episodes"
@@ -14,33 +22,49 @@ OTHER_EPISODES = "other test episodes"
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One run.
+    """The runs of one setting, one a seed; or a failure.
 
     Attributes:
-        label: what tells the run from the others in its table.
-        path: folder of the run.
-        run: what it left behind; None for a failure, where only ``note`` says more.
+        label: what tells the row from the others in its table.
+        path: folder of the first run.
+        runs: what they left behind; empty for a failure, where only ``note`` says more.
         group: rows of one group have the same data, task and test episodes; failures have none.
-        accuracy: mean over the test episodes, a fraction.
-        half_width: half-width of its 95% t-interval.
+        accuracy: mean over the test episodes and seeds, a fraction.
+        half_width: half-width of its 95% t-interval over episodes, each averaged over seeds.
+        seed_sd: standard deviation of the accuracy between seeds; nan for one seed.
         is_reference: other rows of the group are compared with this one.
         reference: label of the row that this one is compared with.
-        paired: accuracy minus the reference's, over the same episodes, as fractions.
+        paired: accuracy minus the reference's, over the same episodes; its p-value is corrected (Holm).
+        by_seed: the same over the seeds that both have; None where these are fewer than two.
         bn_pair: BatchNorm protocols of this row and of its reference, where both have one and they differ.
         note: what a reader must know, for example why there is no difference.
     """
 
     label: str
     path: Path
-    run: Run | None = None
+    runs: tuple[Run, ...] = ()
     group: int | None = None
     accuracy: float = float("nan")
     half_width: float = float("nan")
+    seed_sd: float = float("nan")
     is_reference: bool = False
     reference: str = ""
     paired: Paired | None = None
+    by_seed: Paired | None = None
     bn_pair: tuple[str, str] | None = None
     note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """``better`` or ``worse`` than the reference where both intervals leave out zero."""
+        if self.paired is None:
+            return ""
+        if self.by_seed is None:
+            return "one seed"
+        both = (self.paired, self.by_seed)
+        if any(not abs(test.difference) > test.half_width for test in both):
+            return "open"
+        return "better" if self.paired.difference > 0 else "worse"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +76,17 @@ class Table:
 
 
 def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
-    """One row a run. Runs over different test episodes are never paired."""
-    names = labels([*runs, *failures])
-    groups: dict[tuple[str, str, tuple[str, ...]], list[tuple[Run, str]]] = {}
-    for run, name in zip(runs, names, strict=False):  # the names of failures come after
-        groups.setdefault((run.data, run.task, run.fingerprints), []).append((run, name))
+    """One row a setting. Runs over different test episodes are never paired."""
+    settings = [
+        seeds
+        for same in by_setting(runs)
+        for seeds in _by(same, lambda run: (run.data, run.task, run.fingerprints)).values()
+    ]
+    names = labels(settings, failures)
+    groups = _by(
+        list(zip(settings, names, strict=False)),  # the names of failures come after
+        lambda member: (member[0][0].data, member[0][0].task, member[0][0].fingerprints),
+    )
     rows: list[Row] = []
     seen: set[tuple[str, str]] = set()
     for index, ((data, task, _), members) in enumerate(groups.items()):
@@ -64,57 +94,93 @@ def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
         seen.add((data, task))
         rows += _group(members, index, note)
     rows += [
-        Row(name, failure.path, note=failure.error) for failure, name in zip(failures, names[len(runs) :], strict=True)
+        Row(name, failure.path, note=failure.error)
+        for failure, name in zip(failures, names[len(settings) :], strict=True)
     ]
     return Table(tuple(rows), _footnotes(rows))
 
 
-def _group(members: Sequence[tuple[Run, str]], index: int, note: str) -> list[Row]:
-    """Rows of runs over the same test episodes; the first is the others' reference."""
-    first, first_label = members[0]
+def _by(items, key) -> dict:
+    """Items in lists by ``key``, in order of first appearance."""
+    found: dict = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
+
+
+def _mean(seeds: Sequence[Run]) -> NDArray[np.float64]:
+    """``(episodes,)``: the accuracy of each test episode, averaged over seeds."""
+    return np.mean([run.accuracy for run in seeds], axis=0)
+
+
+def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> list[Row]:
+    """Rows of settings over the same test episodes; the first is the others' reference."""
+    reference, reference_label = members[0]
+    tests = [paired(_mean(seeds), _mean(reference)) for seeds, _ in members[1:]]
+    corrected = holm([test.p_value for test in tests])
     rows = []
-    for run, label in members:
-        accuracy, half_width = interval(run.accuracy)
-        compared = run is not first
+    for number, (seeds, label) in enumerate(members):
+        test = tests[number - 1] if number else None
+        accuracy, half_width = interval(_mean(seeds))
+        means = [float(run.accuracy.mean()) for run in seeds]
+        bn = (seeds[0].bn, reference[0].bn)
         rows.append(
             Row(
                 label=label,
-                path=run.path,
-                run=run,
+                path=seeds[0].path,
+                runs=tuple(seeds),
                 group=index,
                 accuracy=accuracy,
                 half_width=half_width,
-                is_reference=not compared and len(members) > 1,
-                reference=first_label if compared else "",
-                paired=paired(run.accuracy, first.accuracy) if compared else None,
-                bn_pair=(run.bn, first.bn) if len({run.bn, first.bn} - {"none"}) == 2 else None,
-                note="; ".join(filter(None, (note, _contradiction(run, accuracy)))),
+                seed_sd=float(np.std(means, ddof=1)) if len(means) > 1 else float("nan"),
+                is_reference=not number and len(members) > 1,
+                reference=reference_label if number else "",
+                paired=test and Paired(test.difference, test.half_width, corrected[number - 1]),
+                by_seed=_between_seeds(seeds, reference) if number else None,
+                bn_pair=bn if len(set(bn) - {"none"}) == 2 else None,
+                note="; ".join(filter(None, (note, *map(_contradiction, seeds)))),
             )
         )
     return rows
 
 
-def _contradiction(run: Run, accuracy: float) -> str:
+def _between_seeds(seeds: Sequence[Run], reference: Sequence[Run]) -> Paired | None:
+    ours, theirs = ({run.seed: float(run.accuracy.mean()) for run in runs} for runs in (seeds, reference))
+    shared = sorted(ours.keys() & theirs.keys())
+    return paired([ours[seed] for seed in shared], [theirs[seed] for seed in shared]) if len(shared) > 1 else None
+
+
+def _contradiction(run: Run) -> str:
     # Written by one run, the two files agree up to the rounding of a float32 mean.
     stated = run.stated_accuracy
-    return f"result.json states an accuracy of {stated:.4f}" if abs(stated - accuracy) > 1e-4 else ""
+    return f"result.json states an accuracy of {stated:.4f}" if abs(stated - run.accuracy.mean()) > 1e-4 else ""
 
 
 def _footnotes(rows: Sequence[Row]) -> tuple[str, ...]:
-    runs = [row.run for row in rows if row.run]
+    runs = [run for row in rows for run in row.runs]
     notes = []
     if runs:
         sizes = sorted({len(run.accuracy) for run in runs})
         episodes = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-        notes.append(
-            f"Accuracy: mean in percent over {episodes} test episodes ± half of the 95% t-interval over episodes; "
-            "the spread over training seeds is not in it."
-        )
-    if any(row.paired for row in rows):
-        notes.append(
+        text = f"Accuracy: mean in percent over {episodes} test episodes ± half of the 95% t-interval over episodes"
+        if any(len(row.runs) > 1 for row in rows):
+            text += (
+                ", each averaged over the seeds of the row; seeds: how many, and the standard deviation between them."
+            )
+        else:
+            text += "; the spread over training seeds is not in it."
+        notes.append(text)
+    if tests := [row for row in rows if row.paired]:
+        text = (
             "Difference: mean of accuracy minus the reference's over the same test episodes, in percentage points, "
-            "± half of its 95% t-interval; p: paired t-test, not corrected for several comparisons. "
-            "Reference: the first run given with the same data, task and test episodes."
+            "± half of its 95% t-interval; p: paired t-test"
+        )
+        text += ", corrected for several comparisons (Holm). " if len(tests) > 1 else ". "
+        notes.append(text + "Reference: the first setting given with the same data, task and test episodes.")
+    if any(row.by_seed for row in rows):
+        notes.append(
+            "By seed: the same difference with the t-interval over seeds. Verdict: better or worse only where both "
+            "intervals leave out zero."
         )
     pairs = {row.bn_pair for row in rows if row.bn_pair}
     if pairs:

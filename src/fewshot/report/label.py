@@ -9,14 +9,34 @@ from fewshot.report.collect import Failure, Run
 _STATED = ("data", "split", "task", "seed", "bn")
 
 
-def labels(runs: Sequence[Run | Failure]) -> list[str]:
-    """One label a run, for example ``maml 5w1s seed=0 inner_lr=0.1``.
+def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ only in their seed together, ordered by it; runs of one seed stay apart."""
+    found: dict[tuple, list[Run]] = {}
+    for run in runs:
+        settings = {key: value for key, value in _settings(run).items() if key != "seed"}
+        found.setdefault((_name(run), *sorted(settings.items())), []).append(run)
+    return [
+        part
+        for same in found.values()
+        for part in (
+            [sorted(same, key=lambda run: run.seed)]
+            if len({run.seed for run in same}) == len(same)
+            else [[run] for run in same]
+        )
+    ]
 
-    Runs with the same settings are told apart by their folders. A failure without overrides
-    is known by its folder only.
+
+def labels(settings_of_runs: Sequence[Sequence[Run]], failures: Sequence[Failure] = ()) -> list[str]:
+    """One label a setting, for example ``maml 5w1s inner_lr=0.1``, then one a failure.
+
+    Equal settings are told apart by their folders. A failure without overrides is known by its folder only.
     """
+    runs: list[Run | Failure] = [*(seeds[0] for seeds in settings_of_runs), *failures]
     names = [_name(run) for run in runs]
     settings = [_settings(run) for run in runs]
+    for seeds, setting in zip(settings_of_runs, settings, strict=False):
+        if len(seeds) > 1:
+            del setting["seed"]
     told = [setting for run, setting in zip(runs, settings, strict=True) if isinstance(run, Run) or run.overrides]
     shown = [key for key in dict.fromkeys(key for setting in told for key in setting) if _varies(key, told)]
     # The display name stands for the method, unless two methods go by one name.

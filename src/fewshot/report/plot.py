@@ -82,7 +82,7 @@ def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
     figure = Figure(figsize=(4.5 + names, 0.9 + 0.32 * count), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(table.rows):
-        if row.run is None:
+        if not row.runs:
             axes.text(1, place, "failed", va="center", color="#b2182b", fontsize=8)
             continue
         error = 0 if math.isnan(row.half_width) else 100 * row.half_width

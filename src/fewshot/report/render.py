@@ -14,18 +14,22 @@ from rich.text import Text
 from fewshot.report.atomic import write_bytes
 from fewshot.report.compare import MARK, Row, Table
 
-_HEADER = ("run", "accuracy", "difference", "p", "time", "ep/s", "MB", "params")
+_HEADER = ("run", "accuracy", "seeds", "difference", "p", "by seed", "verdict", "time", "ep/s", "MB", "params")
+_ALWAYS = ("run", "accuracy", "difference", "p", "time", "ep/s", "MB", "params")
 
 
 def markdown(table: Table) -> str:
     """A GitHub table with notes as its last column, then the footnotes."""
-    lines = [_line((*_HEADER, "notes")), _line(["---"] + ["---:"] * (len(_HEADER) - 1) + ["---"])]
-    lines += [_line([_escape(cell) for cell in (*_cells(row), row.note)]) for row in table.rows]
+    header, *rows = _filled(table)
+    lines = [_line((*header, "notes")), _line(["---"] + ["---:"] * (len(header) - 1) + ["---"])]
+    lines += [
+        _line([_escape(cell) for cell in (*cells, row.note)]) for cells, row in zip(rows, table.rows, strict=True)
+    ]
     return "\n\n".join(["\n".join(lines), *map(_escape, table.footnotes)]) + "\n"
 
 
 def csv_text(table: Table) -> str:
-    """One line a run in machine units: fractions, seconds, MB; an empty cell where there is no value."""
+    """One line a row in machine units: fractions, seconds, MB; an empty cell where there is no value."""
     stream = io.StringIO()
     records = [_record(row) for row in table.rows]
     writer = csv.DictWriter(stream, list(records[0]) if records else [], lineterminator="\n")
@@ -38,13 +42,14 @@ def terminal(table: Table) -> Group:
     """Something for ``rich.console.Console.print``, made for 80 columns and more."""
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     # Only the label may wrap; a number broken over two lines cannot be read.
-    grid.add_column(_HEADER[0], overflow="fold")
-    for name in _HEADER[1:]:
+    header, *rows = _filled(table)
+    grid.add_column(header[0], overflow="fold")
+    for name in header[1:]:
         grid.add_column(name, justify="right", no_wrap=True)
-    for row, following in zip(table.rows, (*table.rows[1:], None), strict=True):
+    for cells, row, following in zip(rows, table.rows, (*table.rows[1:], None), strict=True):
         ends_group = following is not None and following.group != row.group
         # Text, since "[64,64]" in a label would be read as markup.
-        grid.add_row(*map(Text, _cells(row)), style=None if row.run else "red", end_section=ends_group)
+        grid.add_row(*map(Text, cells), style=None if row.runs else "red", end_section=ends_group)
     labels: dict[str, list[str]] = {}
     for row in table.rows:
         if row.note:
@@ -68,9 +73,15 @@ def plus_minus(row: Row) -> str:
     return _percent(row.accuracy, row.half_width, sign="")
 
 
+def _filled(table: Table) -> list[list[str]]:
+    """The header and the rows, without the columns on seeds where no setting has several."""
+    lines = [_HEADER, *map(_cells, table.rows)]
+    several = any(len(row.runs) > 1 for row in table.rows)
+    return [[cell for name, cell in zip(_HEADER, line, strict=True) if several or name in _ALWAYS] for line in lines]
+
+
 def _cells(row: Row) -> tuple[str, ...]:
-    run = row.run
-    if run is None:
+    if not row.runs:
         return (row.label, "failed", *[""] * (len(_HEADER) - 2))
     difference, p_value = "reference" if row.is_reference else "", ""
     if row.paired:
@@ -80,13 +91,22 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.label,
         plus_minus(row),
+        str(len(row.runs)) + _known(row.seed_sd, lambda value: f", sd {100 * value:.2f}"),
         difference,
         p_value,
-        _known(run.seconds, _duration),
-        _known(run.episodes_per_second, lambda value: f"{value:.3g}" if value < 100 else f"{value:.0f}"),
-        _known(run.peak_memory_mb, lambda value: f"{value:.0f}"),
-        _known(run.parameters, _count),
+        _percent(row.by_seed.difference, row.by_seed.half_width, sign="+") if row.by_seed else "",
+        row.verdict,
+        _known(_average(row, "seconds"), _duration),
+        _known(_average(row, "episodes_per_second"), lambda value: f"{value:.3g}" if value < 100 else f"{value:.0f}"),
+        _known(_average(row, "peak_memory_mb"), lambda value: f"{value:.0f}"),
+        _known(_average(row, "parameters"), _count),
     )
+
+
+def _average(row: Row, name: str) -> float | None:
+    """The mean over the runs of a row; None where one does not know."""
+    values = [getattr(run, name) for run in row.runs]
+    return None if not values or None in values else sum(values) / len(values)
 
 
 def _known(value: float | None, show: Callable[[float], str]) -> str:
@@ -132,25 +152,29 @@ def _machine(value: object) -> str:
 
 def _record(row: Row) -> dict[str, object]:
     """Columns of report.csv; None where a failed run or a reference has no value."""
-    run, pair = row.run, row.paired
+    run, pair, by_seed = row.runs[0] if row.runs else None, row.paired, row.by_seed
     return {
         "label": row.label,
         "method": run and run.method,
         "data": run and run.data,
         "task": run and run.task,
-        "seed": run and run.seed,
+        "seeds": " ".join(str(run.seed) for run in row.runs),
         "bn": run and run.bn,
         "episodes": run and len(run.accuracy),
         "accuracy": row.accuracy,
         "accuracy_ci95": row.half_width,
+        "seed_sd": row.seed_sd,
         "reference": row.reference,
         "difference": pair and pair.difference,
         "difference_ci95": pair and pair.half_width,
         "p_value": pair and pair.p_value,
+        "by_seed_difference": by_seed and by_seed.difference,
+        "by_seed_ci95": by_seed and by_seed.half_width,
+        "verdict": row.verdict,
         "bn_differs": pair and row.bn_pair is not None,
-        "seconds": run and run.seconds,
-        "episodes_per_second": run and run.episodes_per_second,
-        "peak_memory_mb": run and run.peak_memory_mb,
+        "seconds": _average(row, "seconds"),
+        "episodes_per_second": _average(row, "episodes_per_second"),
+        "peak_memory_mb": _average(row, "peak_memory_mb"),
         "parameters": run and run.parameters,
         "note": row.note,
         "path": row.path,
