@@ -90,7 +90,8 @@ class MetaGAN(Method):
             raise UserError(f"method.generator_every={generator_every}: must be at least 0")
         self.classifier, self.encoder, self.generator = classifier, encoder, generator
         self.mean, self.std = mean, std
-        self.fake_head = _zero(nn.Linear(classifier.features, 1)) if fake_logit == "learned" else None
+        features = classifier.features  # raises where none are learned
+        self.fake_head = _zero(nn.Linear(features, 1)) if fake_logit == "learned" else None
         self.generator_loss = generator_loss
         self.inner_real, self.inner_fake = inner_real, inner_fake
         self.outer_real, self.outer_fake = outer_real, outer_fake
