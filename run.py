@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from fewshot import checkpoint, memory
-from fewshot.callbacks import Figures, Progress, Recipe, Scores, Stopping, Throughput
+from fewshot.callbacks import Collapse, Figures, Progress, Recipe, Scores, Stopping, Throughput
 from fewshot.command.ending import ending, run
 from fewshot.command.settings import over_checkpoint, refuse_words_for_numbers, with_typed_budget
 from fewshot.data import EpisodeData, Task
@@ -52,8 +52,8 @@ def execute(cfg: DictConfig, out: Path) -> None:
     method.bn = cfg.bn or method.bn
     if start:
         checkpoint.load_weights(method, start, cfg.checkpoint)
-    if cfg.weights:
-        checkpoint.load_weights(method, checkpoint.read(cfg.weights), cfg.weights)
+    elif cfg.weights:  # a checkpoint's own settings may name what it started from
+        checkpoint.load_weights(method, checkpoint.read(cfg.weights, "weights"), cfg.weights, "weights")
     task = Task(**cfg.task)
     steps = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else UNLIMITED
     dataset = instantiate(cfg.data.dataset)
@@ -77,7 +77,7 @@ def execute(cfg: DictConfig, out: Path) -> None:
     chosen = best if task.val_episodes else last
     throughput, scores = Throughput(), Scores()
     callbacks = [*dict.fromkeys((chosen, last)), throughput, scores, Progress(), *instantiate(cfg.callbacks).values()]
-    callbacks += [Recipe(OmegaConf.to_yaml(cfg)), Stopping(folder / "last.ckpt")]
+    callbacks += [Recipe(OmegaConf.to_yaml(cfg)), Stopping(folder / "last.ckpt"), Collapse()]
     callbacks += [Figures(out / "figures")] if cfg.figures else []
     loggers = list(instantiate(cfg.logger).values())
     if not task.val_episodes:

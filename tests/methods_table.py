@@ -6,7 +6,18 @@ from functools import partial
 import torch
 
 from fewshot.inner import Engine
-from fewshot.methods import MAML, MetaGAN, Method, NearestNeighbour, ProtoNet
+from fewshot.methods import (
+    MAML,
+    MaskedSoftKMeans,
+    MatchingNet,
+    MetaGAN,
+    Method,
+    NearestNeighbour,
+    ProtoNet,
+    PseudoLabels,
+    RelationNet,
+    SoftKMeans,
+)
 from fewshot.networks import Generator, TaskEncoder, conv4, mlp
 from fewshot.schedule import constant
 
@@ -29,6 +40,16 @@ def protonet(engine: Engine, norm: str = "batch", bn: str = "running", **options
     return ProtoNet(network, engine=engine, bn=bn, optimizer=adam, **options)
 
 
+def relation(engine: Engine, norm: str = "batch", bn: str = "transductive", **options) -> RelationNet:
+    network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False, norm=norm, pooled=1)
+    return RelationNet(network, norm, engine=engine, bn=bn, optimizer=adam, **options)
+
+
+def matching(engine: Engine, norm: str = "batch", bn: str = "running", **options) -> MatchingNet:
+    network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False, norm=norm)
+    return MatchingNet(network, engine=engine, bn=bn, optimizer=adam, **options)
+
+
 def metagan(host: Callable[..., Method], engine: Engine, host_options: dict | None = None, **options) -> MetaGAN:
     classifier = host(engine, **(host_options or {}))
     encoder, generator = TaskEncoder(1, SIZE, width=4, features=12), Generator(1, SIZE, 12, noise=6, width=4)
@@ -43,11 +64,22 @@ METHODS: dict[str, Callable[[Engine], Method]] = {
     "anil": partial(maml, adapt="head"),
     "boil": partial(maml, adapt="body"),
     "meta_sgd": partial(maml, learn_rates=True),
+    # About half of a fresh classifier's predictions are surer than this, after one step.
+    "maml_pseudo": lambda engine: maml(engine, pseudo_labels=PseudoLabels(threshold=0.204)),
     "protonet": protonet,
     "protonet_cosine": partial(protonet, distance="cosine"),
+    "soft_kmeans": lambda engine: protonet(engine, refinement=SoftKMeans(steps=2)),
+    "masked_soft_kmeans": lambda engine: protonet(engine, refinement=MaskedSoftKMeans()),
+    "relation": relation,
+    "relation_ce": partial(relation, loss="cross_entropy"),
+    "matching": matching,
+    "matching_full_context": partial(matching, full_context=True, processing_steps=3),
     "metagan": partial(metagan, maml),
     "metagan_features": partial(metagan, maml, generator_loss="feature_matching", fake_logit="learned"),
+    "metagan_fomaml": partial(metagan, partial(maml, second_order=False)),
     "metagan_protonet": partial(metagan, protonet, fake_logit="learned"),
+    "metagan_relation": partial(metagan, relation),
+    "metagan_matching": partial(metagan, matching, fake_logit="learned"),
     "nearest": lambda engine: NearestNeighbour(engine=engine, bn="transductive"),
 }
 TRAINED = [name for name in METHODS if name != "nearest"]

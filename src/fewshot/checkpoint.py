@@ -24,8 +24,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_bytes(Path(path), content.getvalue())
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of this project, with its ``state_dict`` and its ``recipe``.
+def read(path: str | Path, key: str = "checkpoint") -> dict[str, Any]:
+    """A checkpoint of this project, with its ``state_dict`` and its ``recipe``; ``key`` is the setting that named it.
 
     Raises:
         UserError: the file is missing, damaged or of another program.
@@ -33,16 +33,16 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"checkpoint={path}: no such file") from error
+        raise UserError(f"{key}={path}: no such file; run what writes it first, or give {key}=null") from error
     except Exception as error:  # a damaged file fails in many ways, none of which says more
-        raise UserError(f"checkpoint={path}: not a readable checkpoint ({type(error).__name__})") from error
+        raise UserError(f"{key}={path}: not a readable checkpoint ({type(error).__name__})") from error
     if not isinstance(content, dict) or "state_dict" not in content or "recipe" not in content:
-        raise UserError(f"checkpoint={path}: not a checkpoint of this project (it holds no recipe)")
+        raise UserError(f"{key}={path}: not a checkpoint of this project (it holds no recipe)")
     return content
 
 
-def load_weights(module: nn.Module, content: dict[str, Any], path: str | Path) -> None:
-    """Copy the weights of a checkpoint into ``module``.
+def load_weights(module: nn.Module, content: dict[str, Any], path: str | Path, key: str = "checkpoint") -> None:
+    """Copy the weights of a checkpoint into ``module``; ``key`` is the setting that named it.
 
     Raises:
         UserError: the network is another; the message names the first differences.
@@ -57,7 +57,5 @@ def load_weights(module: nn.Module, content: dict[str, Any], path: str | Path) -
     ]
     if differences:
         more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
-        raise UserError(
-            f"checkpoint={path} is of another network or number of classes: {'; '.join(differences[:2])}{more}"
-        )
+        raise UserError(f"{key}={path} is of another network or number of classes: {'; '.join(differences[:2])}{more}")
     module.load_state_dict(stored)

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from fewshot.data import Task
-from fewshot.methods import MAML, MetaGAN, NearestNeighbour, ProtoNet
+from fewshot.methods import MAML, MatchingNet, MetaGAN, NearestNeighbour, ProtoNet, RelationNet
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -27,6 +27,9 @@ def composed(*overrides: str):
 CLASSES = {
     "maml": MAML, "fomaml": MAML, "anil": MAML, "boil": MAML, "meta_sgd": MAML, "protonet": ProtoNet,
     "metagan": MetaGAN, "metagan_protonet": MetaGAN, "nearest": NearestNeighbour,
+    "maml_pseudo": MAML, "soft_kmeans": ProtoNet, "masked_soft_kmeans": ProtoNet,
+    "relation": RelationNet, "matching": MatchingNet, "metagan_fomaml": MetaGAN, "metagan_relation": MetaGAN,
+    "metagan_matching": MetaGAN,
 }  # fmt: skip
 
 
@@ -42,7 +45,7 @@ def test_methods_build_on_every_data_set(method, data):
 
 
 @pytest.mark.parametrize("backbone", names("backbone"))
-@pytest.mark.parametrize("method", ["maml", "protonet"])
+@pytest.mark.parametrize("method", ["maml", "protonet", "matching"])
 def test_backbones_fit_methods(backbone, method):
     assert instantiate(composed(f"method={method}", f"backbone={backbone}").method).features > 0
 

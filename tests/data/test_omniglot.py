@@ -95,6 +95,48 @@ def test_resizing_averages_the_ink(fake: Path, tmp_path: Path) -> None:
     assert torch.allclose(full.mean((1, 2, 3)), small.mean((1, 2, 3)), rtol=0.1)
 
 
+@pytest.mark.parametrize("size", [28, 30])
+def test_bilinear_is_half_pixel_bilinear_without_antialiasing(fake: Path, tmp_path: Path, size: int) -> None:
+    ink = Omniglot(fake, tmp_path, image_size=105).load()["test"].images[3, 0].double().numpy()
+    small = Omniglot(fake, tmp_path, image_size=size, resize="bilinear").load()["test"].images[3, 0].numpy()
+    for row, column in ((0, 0), (0, size - 1), (5, 11), (size // 2, 3), (size - 1, size - 2)):
+        y, x = ((place + 0.5) * 105 / size - 0.5 for place in (row, column))
+        (top, down), (left, right) = divmod(y, 1), divmod(x, 1)
+        square = ink[int(top) : int(top) + 2, int(left) : int(left) + 2]
+        wanted = np.array([1 - down, down]) @ square @ np.array([1 - right, right])
+        assert abs(small[row, column] - wanted) <= 0.5 + 1e-3
+
+
+def test_lanczos_is_pillows_on_the_image_as_it_lies(fake: Path, tmp_path: Path) -> None:
+    train = Omniglot(fake, tmp_path, "lake", resize="lanczos").load()["train"]
+    with zipfile.ZipFile(fake / "images_background.zip") as file:
+        image = Image.open(io.BytesIO(file.read("images_background/Greek/character02/0002_07.png"))).convert("L")
+    wanted = 255 - np.asarray(image.resize((28, 28), Image.Resampling.LANCZOS)).astype(int)
+    assert np.abs(train.images[20 + 6, 0].numpy() - wanted).max() <= 1  # rounded on either side of the inversion
+    assert np.abs(wanted - 255 + np.asarray(image.resize((28, 28), Image.Resampling.BILINEAR))).max() > 10
+
+
+def test_each_resize_has_its_own_cache(fake: Path, tmp_path: Path) -> None:
+    images = [Omniglot(fake, tmp_path, resize=resize).load()["test"].images for resize in module.RESIZES]
+    assert not any(torch.equal(a, b) for a, b in combinations(images, 2))
+    suffixes = ("", "-bilinear", "-lanczos")
+    assert sorted(p.name for p in tmp_path.glob("*.npz")) == sorted(f"omniglot-v1-28{s}.npz" for s in suffixes)
+    assert torch.equal(images[0], Omniglot(fake, tmp_path).load()["test"].images)
+
+
+def test_an_unknown_resize_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.resize=nearest.*antialiased, bilinear, lanczos"):
+        Omniglot(tmp_path, tmp_path, resize="nearest")
+
+
+def test_the_background_split_has_no_validation_classes(fake: Path, tmp_path: Path) -> None:
+    splits = Omniglot(fake, tmp_path, "background").load()
+    assert {key: split.classes for key, split in splits.items()} == {
+        "train": ("Armenian/character01", "Greek/character01", "Greek/character02"),
+        "test": ("Atlantean/character01", "ULOG/character01"),
+    }
+
+
 def test_folders_give_the_same_as_zips(fake: Path, tmp_path: Path) -> None:
     other = tmp_path / "extracted"
     for archive in module.CLASSES:
@@ -254,7 +296,7 @@ def test_the_random_split_never_changes(omniglot: dict[str, dict[str, Split]]) -
 def omniglot(omniglot_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Split]]:
     """Every split of the real data, decoded once."""
     cache = tmp_path_factory.mktemp("omniglot")
-    return {split: Omniglot(omniglot_root, cache, split, download=False).load() for split in SIZES}
+    return {split: Omniglot(omniglot_root, cache, split, download=False).load() for split in module.SPLITS}
 
 
 @pytest.mark.parametrize("split", SIZES)
@@ -286,6 +328,12 @@ def test_lake_parts_share_no_alphabet(omniglot: dict[str, dict[str, Split]]) -> 
     alphabets = {key: {name.split("/")[0] for name in part.classes} for key, part in omniglot["lake"].items()}
     assert {key: len(names) for key, names in alphabets.items()} == {"train": 25, "val": 5, "test": 20}
     assert len(set().union(*alphabets.values())) == 50
+
+
+def test_the_real_background_split_is_by_archive(omniglot: dict[str, dict[str, Split]]) -> None:
+    parts = omniglot["background"]
+    assert {key: len(part.classes) for key, part in parts.items()} == {"train": 964, "test": 659}
+    assert parts["test"].classes == omniglot["lake"]["test"].classes
 
 
 def test_vinyals_equals_the_published_lists(omniglot_root: Path) -> None:

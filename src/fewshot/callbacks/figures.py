@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from fewshot.episode import Episode
 from fewshot.methods import Method
 from fewshot.report.plot import learning_curves
 from fewshot.report.sheet import image_rows, task_sheet
@@ -15,13 +17,48 @@ from fewshot.report.sheet import image_rows, task_sheet
 class Figures(pl.Callback):
     """Draws into ``folder`` and sends the same pictures to a logger that takes images.
 
+    What a method shows of itself (``Method.pictures``) is drawn at every validation, for the same first
+    validation tasks, and for the first of them as one strip over time. Only data of 1 or 3 channels are images.
+
     Args:
         folder: for the PNG files.
         episodes: how many test episodes are drawn.
+        watched: how many validation tasks are followed.
+        moments: at most so many validations, evenly spaced, in the strip over time.
     """
 
-    def __init__(self, folder: str | Path, episodes: int = 4) -> None:
-        self.folder, self.episodes = Path(folder), episodes
+    def __init__(self, folder: str | Path, episodes: int = 4, watched: int = 2, moments: int = 12) -> None:
+        self.folder, self.episodes, self.watched, self.moments = Path(folder), episodes, watched, moments
+        self._seen: dict[int, dict[str, Any]] = {}  # pictures of the first watched task, by step
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx or trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Method)
+        if rows := _pictures(pl_module, batch[: self.watched]):
+            step = trainer.global_step
+            self._seen[step] = rows[0]
+            file = self.folder / f"generated_step{step:06d}.png"
+            image_rows(rows, file)
+            _send(trainer, "generated_over_steps", file)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if len(self._seen) < 2:
+            return
+        steps = sorted(self._seen)
+        places = np.linspace(0, len(steps) - 1, min(len(steps), self.moments)).round().astype(int)
+        shown = [steps[place] for place in places]
+        first, *_, last = self._seen[shown[0]]  # names of rows: "real" and "generated"
+        strip = {first: self._seen[shown[0]][first]} | {f"step {step}": self._seen[step][last] for step in shown}
+        image_rows(strip, self.folder / "generated_over_time.png")
 
     def on_test_batch_end(
         self,
@@ -36,6 +73,8 @@ class Figures(pl.Callback):
             return
         assert isinstance(pl_module, Method)
         episodes = outputs["episodes"][: self.episodes]
+        if not _are_images(episodes):
+            return
         data = trainer.datamodule  # type: ignore[attr-defined]
         task_sheet(
             _shown(episodes.support_x * data.std + data.mean),
@@ -45,9 +84,8 @@ class Figures(pl.Callback):
             outputs["logits"][: self.episodes].argmax(-1).cpu().numpy(),
             self.folder / "test_episodes.png",
         )
-        rows = [pl_module.pictures(episodes[task]) for task in range(len(episodes))]
-        if any(rows):
-            image_rows([{name: _shown(x) for name, x in row.items()} for row in rows], self.folder / "generated.png")
+        if rows := _pictures(pl_module, episodes):
+            image_rows(rows, self.folder / "generated.png")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -55,10 +93,27 @@ class Figures(pl.Callback):
         metrics = self.folder.parent / "metrics.csv"
         if metrics.exists():
             learning_curves(metrics, self.folder / "learning_curves.png")
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
-                for file in sorted(self.folder.glob("*.png")):
-                    logger.log_image(f"figures/{file.stem}", [str(file)])
+        for file in sorted(self.folder.glob("*.png")):
+            if not file.stem.startswith("generated_step"):  # these went as they came
+                _send(trainer, file.stem, file)
+
+
+def _send(trainer: pl.Trainer, name: str, file: Path) -> None:
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(f"figures/{name}", [str(file)], step=trainer.global_step)
+
+
+def _pictures(method: Method, episodes: Episode) -> list[dict[str, Any]]:
+    """What ``method`` has to show of each task, ready to be drawn; nothing for most methods."""
+    if not _are_images(episodes):
+        return []
+    rows = [method.pictures(episodes[task]) for task in range(len(episodes))]
+    return [{name: _shown(x) for name, x in row.items()} for row in rows] if any(rows) else []
+
+
+def _are_images(episodes: Episode) -> bool:
+    return episodes.support_x.shape[-3] in (1, 3)
 
 
 def _shown(x: Tensor) -> Any:

@@ -24,7 +24,7 @@ class ImageDataset(Protocol):
     """What ``conf/data`` names: something that loads its splits."""
 
     def load(self) -> dict[str, Split]:
-        """Splits ``train``, ``val`` and ``test`` with disjoint classes."""
+        """Splits ``train``, ``val`` and ``test`` with disjoint classes; ``val`` may be missing."""
         ...
 
 
@@ -81,6 +81,11 @@ class EpisodeData(pl.LightningDataModule):
         """Load the splits once; check that no class is in two of them and that every episode can be drawn."""
         if not self.splits:
             self.splits = self.dataset.load()
+            if "val" not in self.splits and self.task.val_episodes:
+                raise UserError(
+                    f"task.val_episodes={self.task.val_episodes}, but the data has no validation classes: "
+                    "set task.val_episodes=0 to test the last weights, or choose another data.split"
+                )
             assert_disjoint(self.splits)
             for name in self.splits:
                 self.sampler(name)
@@ -99,7 +104,8 @@ class EpisodeData(pl.LightningDataModule):
     def _training_sampler(self, split: Split) -> EpisodeSampler:
         task = self.task
         return EpisodeSampler(
-            split, task.train_ways, task.train_shots, task.train_queries, self.seed, self.rotations, self.mean, self.std,
+            split, task.train_ways, task.train_shots, task.train_queries, self.seed,
+            self.rotations, self.mean, self.std,
             unlabeled=task.train_unlabeled, unlabeled_query=task.unlabeled_query, distractors=task.train_distractors,
             unlabeled_tasks=task.unlabeled_tasks, label_fraction=self.label_fraction, draw=task.train_draw,
             distinct=task.train_distinct,

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -30,7 +31,8 @@ DRAWINGS = 20
 SIDE = 105  # pixels of an original image
 VERSION = 1  # raise it when the decoding changes, so that caches are built again
 
-SPLITS = ("random", "vinyals", "lake")
+SPLITS = ("random", "vinyals", "lake", "background")
+RESIZES = ("antialiased", "bilinear", "lanczos")
 RANDOM_SIZES = {"train": 1100, "val": 100, "test": 423}
 RANDOM_SALT = "omniglot-random-v1"
 # None of these has a sibling among the other background alphabets, as Georgian or the Aboriginal syllabics have.
@@ -40,23 +42,26 @@ LAKE_VAL = ("Armenian", "Burmese_(Myanmar)", "Futurama", "N_Ko", "Tagalog")
 class Omniglot:
     """Splits ``train``, ``val`` and ``test`` of Omniglot, ink 255 on background 0.
 
-    An image is inverted (the originals are dark on white), then resized with Pillow's bilinear
-    filter, which averages over the whole of a shrunk pixel (antialiased).
+    An image is inverted (the originals are dark on white), then resized.
 
     Args:
         root: the folder of ``images_background.zip`` and ``images_evaluation.zip``, or of the
             folders extracted from them.
-        cache_dir: where the decoded images are kept (25 MB at the default size), once for every
-            ``split``; when they are there, ``root`` is not read. Nothing else is written to ``root``
+        cache_dir: where the decoded images are kept (25 MB at the default size), once for all values
+            of ``split``; when they are there, ``root`` is not read. Nothing else is written to ``root``
             than a downloaded archive.
         split: ``random`` (1,100 / 100 / 423 characters), ``vinyals`` (1,028 / 172 / 423, Vinyals et al.
             2016, without the rotated copies) or ``lake`` (the background alphabets train, five of them
-            validate, the evaluation alphabets test).
+            validate, the evaluation alphabets test) or ``background`` (all 964 background characters
+            train, the 659 evaluation characters test; there is no ``val``).
         image_size: height and width.
         download: fetch a missing archive into ``root``.
+        resize: ``antialiased`` (Pillow's bilinear filter, which averages over the whole of a shrunk pixel),
+            ``bilinear`` (between the four nearest pixels only, centres at half pixels, as TensorFlow 2's
+            ``tf.image.resize``) or ``lanczos`` (Pillow's, as learn2learn's Omniglot).
 
     Raises:
-        UserError: ``split`` is none of these.
+        UserError: ``split`` or ``resize`` is none of these.
     """
 
     def __init__(
@@ -66,17 +71,21 @@ class Omniglot:
         split: str = "random",
         image_size: int = 28,
         download: bool = True,
+        resize: str = "antialiased",
     ) -> None:
         if split not in SPLITS:
             raise UserError(f"there is no Omniglot split {split!r}: choose one of {', '.join(SPLITS)}")
+        if resize not in RESIZES:
+            raise UserError(f"data.resize={resize}: choose one of {', '.join(RESIZES)}")
         self.root = Path(root).expanduser()
-        self.path = Path(cache_dir).expanduser() / f"omniglot-v{VERSION}-{image_size}.npz"
+        suffix = "" if resize == "antialiased" else f"-{resize}"
+        self.path = Path(cache_dir).expanduser() / f"omniglot-v{VERSION}-{image_size}{suffix}.npz"
         self.split = split
-        self.image_size = image_size
+        self.image_size, self.resize = image_size, resize
         self.download = download
 
     def load(self) -> dict[str, Split]:
-        """``{"train": ..., "val": ..., "test": ...}``, images ``(classes * 20, 1, S, S)`` uint8.
+        """``{"train": ..., "val": ..., "test": ...}``, or without ``val``; images ``(classes * 20, 1, S, S)`` uint8.
 
         Raises:
             UserError: the data is missing and cannot be downloaded, or is not all of Omniglot;
@@ -105,7 +114,7 @@ class Omniglot:
         with _opened(source) as contents:
             classes = _check(archive, source, contents)
             images = [
-                _read(source, contents, member, self.image_size)
+                _read(source, contents, member, self.image_size, self.resize)
                 for members in track(classes.values(), f"Reading {source.name}", console=Console(stderr=True))
                 for member in members
             ]
@@ -123,6 +132,8 @@ def _parts(split: str, archives: dict[str, tuple[str, ...]]) -> dict[str, list[s
         parts = {"train": order[:train], "val": order[train:val], "test": order[val:]}
     elif split == "vinyals":
         parts = vinyals()
+    elif split == "background":
+        parts = {"train": list(background), "test": list(evaluation)}
     else:
         held = {name for name in background if name.split("/")[0] in LAKE_VAL}
         parts = {"train": [n for n in background if n not in held], "val": list(held), "test": list(evaluation)}
@@ -229,7 +240,7 @@ def _check(archive: str, source: Path, contents: zipfile.ZipFile | _Folder) -> d
     return dict(sorted(classes.items()))
 
 
-def _read(source: Path, contents: zipfile.ZipFile | _Folder, member: str, size: int) -> NDArray[np.uint8]:
+def _read(source: Path, contents: zipfile.ZipFile | _Folder, member: str, size: int, resize: str) -> NDArray[np.uint8]:
     """``(size, size)`` uint8, ink 255."""
     try:
         image = Image.open(io.BytesIO(contents.read(member))).convert("L")
@@ -239,8 +250,13 @@ def _read(source: Path, contents: zipfile.ZipFile | _Folder, member: str, size: 
         raise UserError(
             f"{source} has {member} at {image.width} x {image.height}, not {SIDE} x {SIDE}: {_instead(source)}"
         )
-    inverted = Image.fromarray(255 - np.asarray(image))
-    return np.asarray(inverted.resize((size, size), Image.Resampling.BILINEAR))
+    inverted = 255 - np.asarray(image)
+    if resize == "bilinear":
+        x = torch.from_numpy(inverted)[None, None].float()
+        x = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=False)
+        return x[0, 0].round().byte().numpy()
+    kernel = Image.Resampling.LANCZOS if resize == "lanczos" else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(inverted).resize((size, size), kernel))
 
 
 def _instead(source: Path) -> str:

@@ -2,8 +2,23 @@
 
 from fewshot.methods.base import Method
 from fewshot.methods.maml import MAML
+from fewshot.methods.matching import MatchingNet
 from fewshot.methods.metagan import MetaGAN
 from fewshot.methods.nearest import NearestNeighbour
 from fewshot.methods.protonet import ProtoNet
+from fewshot.methods.pseudo_label import PseudoLabels
+from fewshot.methods.refinement import MaskedSoftKMeans, SoftKMeans
+from fewshot.methods.relation import RelationNet
 
-__all__ = ["MAML", "MetaGAN", "Method", "NearestNeighbour", "ProtoNet"]
+__all__ = [
+    "MAML",
+    "MaskedSoftKMeans",
+    "MatchingNet",
+    "MetaGAN",
+    "Method",
+    "NearestNeighbour",
+    "ProtoNet",
+    "PseudoLabels",
+    "RelationNet",
+    "SoftKMeans",
+]

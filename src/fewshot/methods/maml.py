@@ -7,10 +7,10 @@ Outer loop (eq. 4): minimise L(f_theta'; query) over theta, through the inner gr
 or taking that gradient for a constant (``second_order=false``, section 5.2).
 
 Recipes: ``fomaml`` (first order), ``anil`` (``adapt=head``, Raghu et al. 2020), ``boil`` (``adapt=body``,
-Oh et al. 2021), ``meta_sgd`` (``learn_rates=true``, Li et al. 2017).
+Oh et al. 2021), ``meta_sgd`` (``learn_rates=true``, Li et al. 2017), ``maml_pseudo`` (``pseudo_labels``).
 
 Differs from the paper:
-- the outer loss is the mean over tasks, not the sum;
+- the outer loss is the mean over tasks; ``sum_tasks`` gives the sum;
 - evaluation of ``bn=transductive``, ``support`` and ``running`` beside the paper's, which is transductive.
 """
 
@@ -23,7 +23,9 @@ from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.base import Method
 from fewshot.methods.predictor import ExtraLoss, Predictor
+from fewshot.methods.pseudo_label import PseudoLabels
 from fewshot.networks import Backbone, LinearClassifier, Prediction
+from fewshot.networks.classifier import HeadInit, near_zero
 from fewshot.networks.norm import Statistics, normalising
 
 ADAPT = ("all", "head", "body")
@@ -40,6 +42,8 @@ class MAML(Method):
         second_order: differentiate through the inner gradient.
         adapt: which parameters the inner loop moves: ``all``, ``head`` or ``body``.
         learn_rates: learn a rate for every parameter, beginning at ``inner_rate``.
+        pseudo_labels: a term of the inner loss on the unlabelled images of a task; None for none.
+        head_init: fills the weight of the head in place; None for one near zero.
         base: see ``Method``.
     """
 
@@ -53,6 +57,8 @@ class MAML(Method):
         second_order: bool = True,
         adapt: str = "all",
         learn_rates: bool = False,
+        pseudo_labels: PseudoLabels | None = None,
+        head_init: HeadInit | None = None,
         **base,
     ) -> None:
         super().__init__(**base)
@@ -62,9 +68,14 @@ class MAML(Method):
             raise UserError(
                 f"method.steps={steps}, method.test_steps={test_steps}: the inner loop needs at least 1 step"
             )
-        self.learner = LinearClassifier(backbone, ways)
+        if pseudo_labels is not None and pseudo_labels.start >= min(steps, test_steps):
+            raise UserError(
+                f"method.pseudo_labels.start={pseudo_labels.start}: counted from 0, it must be below "
+                f"method.steps={steps} and method.test_steps={test_steps}"
+            )
+        self.learner = LinearClassifier(backbone, ways, head_init or near_zero)
         self.ways, self.inner_rate, self.steps, self.test_steps = ways, inner_rate, steps, test_steps
-        self.second_order = second_order
+        self.second_order, self.pseudo_labels = second_order, pseudo_labels
         self.adapted = [
             name
             for name, _ in self.learner.named_parameters()
@@ -99,6 +110,7 @@ class MAML(Method):
         support_x, support_y = episode.support_x, episode.support_y
         start: dict[str, Tensor] = dict(self.learner.named_parameters())
         kept = {name: value for name, value in start.items() if name not in self.adapted}
+        pseudo = None if self.pseudo_labels is None else self.pseudo_labels(episode)
 
         def predict(params: dict[str, Tensor], x: Tensor) -> Prediction:
             with normalising(self.learner, Statistics.BATCH):
@@ -107,7 +119,10 @@ class MAML(Method):
         def loss(params: dict[str, Tensor], step: int) -> Tensor:
             prediction = predict(params, support_x)
             value = episode.if_labeled(F.cross_entropy(prediction.logits, support_y))
-            return value if extra is None else value + extra(prediction, lambda x: predict(params, x), step)
+            for term in (pseudo, extra):
+                if term is not None:
+                    value = value + term(prediction, lambda x: predict(params, x), step)
+            return value
 
         def query(params: dict[str, Tensor], x: Tensor) -> Prediction:
             output = self.run(self.learner, params, support_x, x)

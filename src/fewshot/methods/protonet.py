@@ -5,6 +5,9 @@ Snell, Swersky, Zemel, "Prototypical networks for few-shot learning", NeurIPS 20
 The prototype of a class is the mean embedding of its support images (eq. 1); a query's class
 probabilities are a softmax over negative distances to the prototypes (eq. 2).
 
+Recipes: ``soft_kmeans`` and ``masked_soft_kmeans`` (``refinement``, Ren et al. 2018) move the prototypes by the
+unlabelled images of a task.
+
 Differs from the paper:
 - a cosine metric, with a learned scale, is offered beside the squared Euclidean distance.
 """
@@ -12,6 +15,7 @@ Differs from the paper:
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
@@ -39,17 +43,23 @@ class ProtoNet(Method):
     Args:
         backbone: images to embeddings.
         distance: ``euclidean`` (squared) or ``cosine``.
+        refinement: see ``fewshot.methods.refinement``; None for prototypes of the support images alone.
         base: see ``Method``. Under ``bn=transductive``, as in training, the statistics are those of the
-            support and query images together, as in the authors' code.
+            support and query images together, as in the authors' code. With a refinement the unlabelled
+            images, given with the task like its support set, count as a part of it for ``bn`` too.
     """
 
     stores_statistics = True
 
-    def __init__(self, backbone: Backbone, distance: str = "euclidean", **base) -> None:
+    def __init__(
+        self, backbone: Backbone, distance: str = "euclidean", refinement: nn.Module | None = None, **base
+    ) -> None:
         super().__init__(**base)
         if distance not in DISTANCES:
             raise UserError(f"method.distance={distance}: choose one of {', '.join(DISTANCES)}")
-        self.backbone = backbone
+        if refinement is not None and distance != "euclidean":
+            raise UserError(f"method.distance={distance}: method.refinement needs method.distance=euclidean")
+        self.backbone, self.refinement = backbone, refinement
         self.log_scale = nn.Parameter(torch.tensor(10.0).log()) if distance == "cosine" else None
 
     @property
@@ -61,20 +71,30 @@ class ProtoNet(Method):
         return self.backbone.features
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
-        support_x, support_y = episode.support_x, episode.support_y
+        given, support_y = episode.support_x, episode.support_y
+        shots = len(given)  # of all classes
+        if self.refinement is not None:
+            if episode.unlabeled_x is None:
+                raise UserError("method.refinement needs task.unlabeled of at least 1, and task.train_unlabeled too")
+            given = torch.cat([given, episode.unlabeled_x])
 
         def predict(state: dict[str, Tensor], x: Tensor) -> Prediction:
-            params = {name: value for name, value in state.items() if name != "log_scale"}
-            features = self.run(self.backbone, params, support_x, x, joint=True)
-            support, queries = features[: len(support_x)], features[len(support_x) :]
+            features = self.run(self.backbone, _part(state, "backbone"), given, x, joint=True)
+            support, unlabeled, queries = features.split([shots, len(given) - shots, len(x)])
             centres = prototypes(support, support_y, episode.ways)
+            if self.refinement is not None:
+                counts = F.one_hot(support_y, episode.ways).sum(0).to(centres)
+                centres = functional_call(self.refinement, _part(state, "refinement"), (centres, counts, unlabeled))
             if "log_scale" in state:
                 logits = state["log_scale"].exp() * F.normalize(queries) @ F.normalize(centres).T
             else:
                 logits = -squared_distances(queries, centres)
             return Prediction(logits, queries)
 
-        state: dict[str, Tensor] = dict(self.backbone.named_parameters())
-        if self.log_scale is not None:
-            state["log_scale"] = self.log_scale
-        return Predictor(predict, state)
+        return Predictor(predict, dict(self.named_parameters()))
+
+
+def _part(state: dict[str, Tensor], module: str) -> dict[str, Tensor]:
+    """The parameters of one module, by its own names."""
+    prefix = f"{module}."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,8 +1,24 @@
-"""Networks: backbones, norms, and MetaGAN's generator and task encoder."""
+"""Networks: backbones, norms, what methods put on top, and MetaGAN's generator and task encoder."""
 
 from fewshot.networks.backbone import Backbone, conv4, mlp
 from fewshot.networks.classifier import LinearClassifier, Prediction
+from fewshot.networks.full_context import FullContext
 from fewshot.networks.gan import Generator, TaskEncoder
 from fewshot.networks.norm import BatchNorm
+from fewshot.networks.relation import RelationNetwork
+from fewshot.networks.vector import VectorEncoder, VectorGenerator
 
-__all__ = ["Backbone", "BatchNorm", "Generator", "LinearClassifier", "Prediction", "TaskEncoder", "conv4", "mlp"]
+__all__ = [
+    "Backbone",
+    "BatchNorm",
+    "FullContext",
+    "Generator",
+    "LinearClassifier",
+    "Prediction",
+    "RelationNetwork",
+    "TaskEncoder",
+    "VectorEncoder",
+    "VectorGenerator",
+    "conv4",
+    "mlp",
+]

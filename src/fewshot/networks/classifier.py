@@ -1,5 +1,6 @@
 """A backbone with a linear head."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -14,18 +15,25 @@ class Prediction(NamedTuple):
     features: Tensor
 
 
-class LinearClassifier(nn.Module):
-    """``backbone`` and a linear ``head`` of N outputs.
+HeadInit = Callable[[Tensor], object]
 
-    The head starts near zero (standard deviation 0.01, as the MAML code's fully connected layers):
-    labels are exchangeable, so before adaptation no class should be likelier than another.
+
+def near_zero(weight: Tensor) -> None:
+    """Standard deviation 0.01, as the MAML code's fully connected layers.
+
+    Labels are exchangeable, so before adaptation no class should be likelier than another.
     """
+    nn.init.normal_(weight, std=0.01)
 
-    def __init__(self, backbone: Backbone, ways: int) -> None:
+
+class LinearClassifier(nn.Module):
+    """``backbone`` and a linear ``head`` of N outputs, whose weight ``head_init`` fills; its bias starts at 0."""
+
+    def __init__(self, backbone: Backbone, ways: int, head_init: HeadInit = near_zero) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.features, ways)
-        nn.init.normal_(self.head.weight, std=0.01)
+        head_init(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Prediction:

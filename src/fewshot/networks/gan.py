@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from fewshot.errors import UserError
 
-
 AGGREGATIONS = ("mean", "max", "attention")
 
 
@@ -62,15 +61,29 @@ class Generator(nn.Module):
     """Noise ``(M, noise)`` and a task vector ``(condition,)`` to images ``(M, C, S, S)`` in [-1, 1].
 
     Dense to ``S/4 x S/4 x 4 width``, then twice nearest upsampling and a 5x5 convolution to
-    ``2 width``, ``width`` and C channels; LeakyReLU, tanh at the end, no norm. ``width=64`` is the
-    generator of the Omniglot implementation that the design describes.
+    ``2 width``, ``width`` and C channels; LeakyReLU, tanh at the end, no norm.
+
+    Args:
+        channels, image_size: of the images, square.
+        condition: length of the task vector.
+        noise: length of z.
+        width: filters before the last convolution.
+        slopes: of the LeakyReLU after the dense layer and after the first two convolutions; 1 is none.
     """
 
-    def __init__(self, channels: int, image_size: int, condition: int, noise: int = 100, width: int = 16) -> None:
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        condition: int,
+        noise: int = 100,
+        width: int = 16,
+        slopes: tuple[float, float, float] = (0.2, 0.2, 0.2),
+    ) -> None:
         super().__init__()
         if image_size % 4:
             raise ValueError(f"the generator upsamples twice: image_size={image_size} must be a multiple of 4")
-        self.noise, self.width, self.side = noise, width, image_size // 4
+        self.noise, self.width, self.side, self.slopes = noise, width, image_size // 4, slopes
         self.dense = nn.Linear(noise + condition, 4 * width * self.side**2)
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 5, padding=2)
@@ -79,8 +92,8 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, task: Tensor) -> Tensor:
         x = self.dense(torch.cat([z, task.expand(len(z), -1)], dim=1))
-        x = F.leaky_relu(x.view(len(z), 4 * self.width, self.side, self.side), 0.2)
-        for block, conv in enumerate(self.convs):
+        x = x.view(len(z), 4 * self.width, self.side, self.side)
+        for block, (conv, slope) in enumerate(zip(self.convs, self.slopes, strict=True)):
+            x = F.leaky_relu(x, slope)
             x = conv(F.interpolate(x, scale_factor=2.0, mode="nearest") if block else x)
-            x = torch.tanh(x) if block == 2 else F.leaky_relu(x, 0.2)
-        return x
+        return torch.tanh(x)

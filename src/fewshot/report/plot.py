@@ -27,11 +27,19 @@ Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y of one curve
 
 _TRAIN, _VALIDATION, _GREY = "#2166ac", "#d95f02", "#777777"
 _TERMS = ("#1b9e77", "#7570b3", "#e7298a", "#a6761d", "#e6ab02")
+_DECISIONS = {
+    "train/real_accuracy": "real images taken for real",
+    "train/fake_accuracy": "fakes taken for fake",
+    "train/fake_diversity": "spread of fakes / of real images",
+}
 _FEW = 30  # fewer points than this are drawn as they are, with markers
 
 
 def learning_curves(metrics_csv: Path, target: Path) -> None:
     """Training losses above, training and validation accuracy below, against training episodes.
+
+    A third panel, where the run has generated images: how often D takes real ones for real and fakes for fake,
+    and the spread of a task's fakes beside that of its real images.
 
     The x axis is ``episodes``, looked up by ``step`` in the rows that have only that, or ``step``
     itself in a file without episodes. Curves of many points are drawn faint, with a centred moving
@@ -44,8 +52,10 @@ def learning_curves(metrics_csv: Path, target: Path) -> None:
     losses = {name: points for name, points in columns.items() if name.startswith("train/") and name.endswith("loss")}
     if not losses and "train/accuracy" not in columns and "val/accuracy" not in columns:
         raise UserError(f"{metrics_csv}: no train/loss, train/accuracy or val/accuracy in it")
-    figure = Figure(figsize=(7, 5.5), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
+    decisions = {label: columns[name] for name, label in _DECISIONS.items() if name in columns}
+    panels = 3 if decisions else 2
+    figure = Figure(figsize=(7, 2.75 * panels), layout="constrained")
+    top, bottom, *third = all_axes = figure.subplots(panels, 1, sharex=True)
     if "train/loss" in losses:
         _curve(top, losses["train/loss"], _TRAIN, "loss")
     terms = [name for name in losses if name != "train/loss"]
@@ -61,10 +71,15 @@ def learning_curves(metrics_csv: Path, target: Path) -> None:
         top.set_yscale("log")
     top.set_ylabel("training loss")
     bottom.set_ylabel("accuracy")
-    bottom.set_xlabel(f"training {x_name}")
-    bottom.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for axes in third:
+        for (label, points), colour in zip(decisions.items(), _TERMS, strict=False):
+            _curve(axes, points, colour, label)
+        axes.set_ylabel("real or fake")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
     bottom.yaxis.set_major_formatter(PercentFormatter(1))
-    for axes in (top, bottom):
+    all_axes[-1].set_xlabel(f"training {x_name}")
+    all_axes[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
+    for axes in all_axes:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:

@@ -1,0 +1,80 @@
+"""What a classifier of points makes of the whole plane, after adapting to a few of them."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from fewshot.episode import Episode
+from fewshot.errors import UserError
+from fewshot.methods import MetaGAN, Method
+from fewshot.report.atomic import write_bytes
+from fewshot.report.boundary import boundaries
+
+
+class DecisionBoundary(pl.Callback):
+    """Saves ``boundary.npz`` of the first test tasks into ``folder`` and draws it as ``boundary.png``.
+
+    For data of two numbers, such as ``Gaussians``; what is in the file says ``fewshot.report.boundary``.
+
+    Args:
+        folder: for the two files.
+        tasks: how many.
+        resolution: places along one side of the grid.
+    """
+
+    def __init__(self, folder: str | Path, tasks: int = 2, resolution: int = 150) -> None:
+        self.folder, self.tasks, self.resolution = Path(folder), tasks, resolution
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.datamodule.splits["test"].images.shape[1:] != (2, 1, 1):  # type: ignore[attr-defined]
+            raise UserError("callbacks: a decision boundary is drawn of points of the plane only: data=gaussians")
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Method)
+        episodes = outputs["episodes"][: self.tasks]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        seen = [self._task(pl_module, episodes[task], data.mean, data.std) for task in range(len(episodes))]
+        arrays = {name: np.stack([task[name].float().cpu().numpy() for task in seen]) for name in seen[0]}
+        for name in ("support_y", "query_y"):
+            arrays[name] = arrays[name].astype(np.int64)
+        arrays["accuracy"] = outputs["accuracy"][: self.tasks].cpu().numpy()
+        stream = io.BytesIO()
+        np.savez_compressed(stream, axis=self._axis().numpy(), **arrays)  # type: ignore[arg-type]
+        write_bytes(self.folder / "boundary.npz", stream.getvalue())
+        boundaries({type(pl_module).__name__: self.folder / "boundary.npz"}, self.folder / "boundary.png")
+
+    def _axis(self) -> Tensor:
+        """The middles of ``resolution`` equal parts of [0, 1]."""
+        return (torch.arange(self.resolution) + 0.5) / self.resolution
+
+    def _task(self, method: Method, episode: Episode, mean: float, std: float) -> dict[str, Tensor]:
+        y, x = torch.meshgrid(self._axis(), self._axis(), indexing="ij")
+        places = torch.stack([x, y], dim=-1).view(-1, 2, 1, 1).to(episode.support_x)
+        prediction = method.predictor(episode)((places - mean) / std)
+        square = (self.resolution, self.resolution)
+        found = {
+            "probabilities": prediction.logits.softmax(-1).view(*square, -1),
+            "support_x": (episode.support_x * std + mean).flatten(1),
+            "query_x": (episode.query_x * std + mean).flatten(1),
+            "support_y": episode.support_y,
+            "query_y": episode.query_y,
+        }
+        if isinstance(method, MetaGAN):
+            found["real"] = method.real(prediction).sigmoid().view(square)
+        generated = method.pictures(episode).get("generated")
+        return found if generated is None else found | {"generated": generated.flatten(1)}

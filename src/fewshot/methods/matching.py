@@ -1,0 +1,80 @@
+"""Matching networks.
+
+Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, "Matching networks for one shot learning", NeurIPS 2016.
+
+A query's class probabilities are those of the support labels under attention (eq. 1):
+    p(y = k | x) = sum over i with y_i = k of a(x, x_i),   a = softmax over i of scale * cos(f(x), g(x_i))
+With ``full_context`` f and g depend on the whole support set (section 2.1.2, appendix A.1 and A.2).
+
+The logits are not normalised: logit_k = logsumexp over i with y_i = k of scale * cos. Their softmax is p exactly;
+log p itself would not do for MetaGAN, whose real/fake logit is the logsumexp of the logits and so always 0.
+
+Differs from the paper:
+- the cosine has a learned scale, which starts at 10; the paper's is 1, where no p can come near 0 or 1.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fewshot.episode import Episode
+from fewshot.errors import UserError
+from fewshot.methods.base import Method
+from fewshot.methods.predictor import ExtraLoss, Predictor
+from fewshot.networks import Backbone, FullContext, Prediction
+
+
+def class_logits(similarities: Tensor, labels: Tensor, ways: int) -> Tensor:
+    """``(M, N)``: the logsumexp over each class of similarities ``(M, N*K)``; ``where``, as ``vmap`` takes no masks."""
+    member = F.one_hot(labels, ways) > 0
+    return torch.where(member, similarities[..., None], -torch.inf).logsumexp(1)
+
+
+class MatchingNet(Method):
+    """A network whose embedding makes a query like the support images of its class.
+
+    Args:
+        backbone: images to embeddings.
+        full_context: embed each image in the light of the support set. That is read as a sequence: the
+            prediction then depends on its order.
+        processing_steps: of that embedding's attention, for each query.
+        base: see ``Method``. Statistics are as for a prototypical network: under ``bn=transductive``, as in
+            training, those of the support and query images together.
+    """
+
+    stores_statistics = True
+
+    def __init__(self, backbone: Backbone, full_context: bool = False, processing_steps: int = 5, **base) -> None:
+        super().__init__(**base)
+        if processing_steps < 1:
+            raise UserError(f"method.processing_steps={processing_steps}: must be at least 1")
+        self.backbone = backbone
+        self.context = FullContext(backbone.features, processing_steps) if full_context else None
+        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    @property
+    def network(self) -> nn.Module:
+        return self.backbone
+
+    @property
+    def features(self) -> int:
+        return self.backbone.features
+
+    def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
+        support_x, support_y = episode.support_x, episode.support_y
+
+        def predict(state: dict[str, Tensor], x: Tensor) -> Prediction:
+            embedded = self.run(self.backbone, _part(state, "backbone."), support_x, x, joint=True)
+            support, queries = embedded[: len(support_x)], embedded[len(support_x) :]
+            if self.context is not None:
+                support, queries = functional_call(self.context, _part(state, "context."), (support, queries))
+            similarities = state["log_scale"].exp() * F.normalize(queries) @ F.normalize(support).T
+            return Prediction(class_logits(similarities, support_y, episode.ways), queries)
+
+        return Predictor(predict, dict(self.named_parameters()))
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The parameters of one module, by their names in it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

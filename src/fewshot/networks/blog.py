@@ -1,0 +1,75 @@
+"""The networks of a MetaGAN implementation in TensorFlow 2, as Keras builds them.
+
+"Implementation of MetaGAN: an adversarial approach to few-shot learning", spktsagar.com/posts/2020/03/impl-metagan.
+Weights start Glorot-uniform and biases at zero; LeakyReLU has slope 0.3, batch norm epsilon 1e-3.
+"""
+
+from typing import TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot.networks.backbone import Backbone
+from fewshot.networks.gan import Generator, TaskEncoder
+from fewshot.networks.norm import BatchNorm
+
+_SLOPE, _EPS = 0.3, 1e-3
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution to ``ceil(size / stride)``, padded as TensorFlow does: the odd zero right and below."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(before, after, kernel, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        padding: list[int] = []
+        for size in (x.shape[-1], x.shape[-2]):  # F.pad begins with the last axis
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            padding += [total // 2, total - total // 2]
+        return super().forward(F.pad(x, padding))
+
+
+def classifier_body(channels: int, image_size: int, width: int = 64, depth: int = 4) -> Backbone:
+    """Blocks of stride-2 3x3 convolution, batch norm, ReLU; what space is left is flattened."""
+    layers: list[nn.Module] = []
+    for block in range(depth):
+        layers += [SameConv2d(width if block else channels, width, 3, 2), BatchNorm(width, eps=_EPS), nn.ReLU()]
+    side = -(-image_size // 2**depth)
+    return Backbone(width * side**2, _glorot(nn.Sequential(*layers, nn.Flatten())), (width, side, side))
+
+
+def task_encoder(
+    channels: int, image_size: int, width: int = 64, features: int = 256, aggregation: str = "mean"
+) -> TaskEncoder:
+    """Six 3x3 convolutions of 1, 1, 2, 2, 4 and 4 times ``width`` filters, every second of stride 2; dense.
+
+    The blog's dropout is left out: it is called outside of training mode there, where it does nothing.
+    """
+    layers: list[nn.Module] = []
+    before = channels
+    for block in range(6):
+        after = width * 2 ** (block // 2)
+        layers += [SameConv2d(before, after, 3, 1 + block % 2), nn.LeakyReLU(_SLOPE)]
+        before = after
+    side = -(-image_size // 8)
+    layers += [nn.Flatten(), nn.Linear(before * side**2, features), nn.LeakyReLU(_SLOPE)]
+    encoder = TaskEncoder(channels, image_size, width, features, aggregation)
+    encoder.layers = _glorot(nn.Sequential(*layers))
+    return encoder
+
+
+def generator(channels: int, image_size: int, condition: int, noise: int = 100, width: int = 64) -> Generator:
+    """No activation after the dense layer; its 5x5 convolutions have stride 1, where padding is the usual one."""
+    return _glorot(Generator(channels, image_size, condition, noise, width, slopes=(1.0, _SLOPE, _SLOPE)))
+
+
+def _glorot(module: _Module) -> _Module:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return module

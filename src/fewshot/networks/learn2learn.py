@@ -1,0 +1,34 @@
+"""The Omniglot networks of learn2learn 0.2 (``learn2learn/vision/models/cnn4.py``), with its initialisation.
+
+Their heads start otherwise than MAML's here: standard normal after the CNN, as the other linear layers after
+the FC network; ``head_init`` of a recipe says so.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from fewshot.networks.backbone import Backbone, conv4, mlp
+from fewshot.networks.norm import batch_norms
+
+
+def omniglot_cnn(channels: int, image_size: int, width: int = 128, depth: int = 3) -> Backbone:
+    """``OmniglotCNN``: ``depth`` blocks of stride-2 3x3 convolution, batch norm, ReLU; the mean over space.
+
+    Convolutions start Xavier-uniform with zero biases, the scale of a norm uniform in (0, 1).
+    """
+    backbone = conv4(channels, image_size, width, depth)
+    for layer in batch_norms(backbone):
+        nn.init.uniform_(layer.weight)
+    return backbone
+
+
+def omniglot_fc(channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 64)) -> Backbone:
+    """``OmniglotFC``: linear, batch norm (epsilon 1e-3), ReLU; weights start as a normal of 0.01 cut at two of it."""
+    backbone = mlp(channels, image_size, widths)
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
+    for norm in batch_norms(backbone):
+        norm.eps = 1e-3
+    return backbone
