@@ -671,3 +671,18 @@ def test_a_figure_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"rows\.png: cannot be written"):
         image_rows({"real": np.zeros((1, 4, 4))}, tmp_path / "file" / "rows.png")
+
+
+def test_what_d_makes_of_fakes_is_a_third_panel(tmp_path):
+    names = ("train/real_accuracy", "train/fake_accuracy", "train/fake_diversity")
+    images = []
+    for extra in ((), names):
+        columns = ("train/accuracy", "val/accuracy", *extra)
+        learning_curves(write_metrics(tmp_path / "metrics.csv", 20, columns), tmp_path / "curves.png")
+        images.append(pixels(tmp_path / "curves.png"))
+    without, image = images
+    assert len(image) > 1.3 * len(without)
+    bottom = np.array_split(image, 3)[2]
+    for colour in ("#1b9e77", "#7570b3", "#e7298a"):
+        assert count(bottom, colour) > 20
+    assert not count(image[: len(image) // 2], "#7570b3")
