@@ -21,7 +21,7 @@ from torch.func import functional_call
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.base import Method
-from fewshot.methods.predictor import ExtraLoss, Predictor
+from fewshot.methods.predictor import ExtraLoss, Predictor, part
 from fewshot.networks import Backbone, FullContext, Prediction
 
 
@@ -65,16 +65,11 @@ class MatchingNet(Method):
         support_x, support_y = episode.support_x, episode.support_y
 
         def predict(state: dict[str, Tensor], x: Tensor) -> Prediction:
-            embedded = self.run(self.backbone, _part(state, "backbone."), support_x, x, joint=True)
+            embedded = self.run(self.backbone, part(state, "backbone"), support_x, x, joint=True)
             support, queries = embedded[: len(support_x)], embedded[len(support_x) :]
             if self.context is not None:
-                support, queries = functional_call(self.context, _part(state, "context."), (support, queries))
+                support, queries = functional_call(self.context, part(state, "context"), (support, queries))
             similarities = state["log_scale"].exp() * F.normalize(queries) @ F.normalize(support).T
             return Prediction(class_logits(similarities, support_y, episode.ways), queries)
 
         return Predictor(predict, dict(self.named_parameters()))
-
-
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The parameters of one module, by their names in it."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

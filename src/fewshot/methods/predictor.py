@@ -26,6 +26,12 @@ class Predictor:
         return Predictor(self.function, {name: value.detach() for name, value in self.state.items()})
 
 
+def part(state: dict[str, Tensor], module: str) -> dict[str, Tensor]:
+    """The tensors of one module in a predictor's state, by their names in the module."""
+    prefix = f"{module}."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
 # A further term of the support loss, for methods with an inner loop: (prediction of the support set,
 # predictor at the current weights, step) -> scalar.
 ExtraLoss = Callable[[Prediction, Callable[[Tensor], Prediction], int], Tensor]

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.base import Method
-from fewshot.methods.predictor import ExtraLoss, Predictor
+from fewshot.methods.predictor import ExtraLoss, Predictor, part
 from fewshot.networks import Backbone, Prediction
 
 DISTANCES = ("euclidean", "cosine")
@@ -79,12 +79,12 @@ class ProtoNet(Method):
             given = torch.cat([given, episode.unlabeled_x])
 
         def predict(state: dict[str, Tensor], x: Tensor) -> Prediction:
-            features = self.run(self.backbone, _part(state, "backbone"), given, x, joint=True)
+            features = self.run(self.backbone, part(state, "backbone"), given, x, joint=True)
             support, unlabeled, queries = features.split([shots, len(given) - shots, len(x)])
             centres = prototypes(support, support_y, episode.ways)
             if self.refinement is not None:
                 counts = F.one_hot(support_y, episode.ways).sum(0).to(centres)
-                centres = functional_call(self.refinement, _part(state, "refinement"), (centres, counts, unlabeled))
+                centres = functional_call(self.refinement, part(state, "refinement"), (centres, counts, unlabeled))
             if "log_scale" in state:
                 logits = state["log_scale"].exp() * F.normalize(queries) @ F.normalize(centres).T
             else:
@@ -92,9 +92,3 @@ class ProtoNet(Method):
             return Prediction(logits, queries)
 
         return Predictor(predict, dict(self.named_parameters()))
-
-
-def _part(state: dict[str, Tensor], module: str) -> dict[str, Tensor]:
-    """The parameters of one module, by its own names."""
-    prefix = f"{module}."
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
