@@ -432,6 +432,20 @@ def test_terminal_keeps_numbers_whole_at_80_columns(tmp_path):
     assert "norms=[a,c]" in text  # not taken for rich markup
 
 
+def test_a_table_of_seeds_fits_into_80_columns(tmp_path):
+    generator = np.random.default_rng(0)
+    for number, method in enumerate(("metagan_protonet", "metagan_protonet", "maml", "maml")):
+        accuracy = np.clip(generator.normal(0.9, 0.1, 400), 0, 1)
+        make_run(tmp_path / str(number), accuracy, method=method, seed=number % 2)
+    table = table_of(tmp_path)
+    text = printed(table)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    row = table.rows[1]
+    assert f"2, sd {100 * row.seed_sd:.2f}" in text
+    assert f"{100 * row.by_seed.difference:+.2f} ± {100 * row.by_seed.half_width:.2f}" in text
+
+
 def test_one_episode_has_no_interval(tmp_path):
     make_run(tmp_path / "0", [0.5])
     make_run(tmp_path / "1", [0.75], method="protonet")

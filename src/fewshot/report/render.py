@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -15,7 +15,8 @@ from fewshot.report.atomic import write_bytes
 from fewshot.report.compare import MARK, Row, Table
 
 _HEADER = ("run", "accuracy", "seeds", "difference", "p", "by seed", "verdict", "time", "ep/s", "MB", "params")
-_ALWAYS = ("run", "accuracy", "difference", "p", "time", "ep/s", "MB", "params")
+_ONE_SEED = ("run", "accuracy", "difference", "p", "time", "ep/s", "MB", "params")
+_SEEDS_IN_80_COLUMNS = ("run", "accuracy", "seeds", "difference", "by seed", "verdict", "time")
 
 
 def markdown(table: Table) -> str:
@@ -42,7 +43,7 @@ def terminal(table: Table) -> Group:
     """Something for ``rich.console.Console.print``, made for 80 columns and more."""
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     # Only the label may wrap; a number broken over two lines cannot be read.
-    header, *rows = _filled(table)
+    header, *rows = _filled(table, _SEEDS_IN_80_COLUMNS)
     grid.add_column(header[0], overflow="fold")
     for name in header[1:]:
         grid.add_column(name, justify="right", no_wrap=True)
@@ -73,11 +74,11 @@ def plus_minus(row: Row) -> str:
     return _percent(row.accuracy, row.half_width, sign="")
 
 
-def _filled(table: Table) -> list[list[str]]:
-    """The header and the rows, without the columns on seeds where no setting has several."""
+def _filled(table: Table, several_seeds: Sequence[str] = _HEADER) -> list[list[str]]:
+    """The header and the rows, in the columns that suit several seeds a setting, or one."""
+    shown = several_seeds if any(len(row.runs) > 1 for row in table.rows) else _ONE_SEED
     lines = [_HEADER, *map(_cells, table.rows)]
-    several = any(len(row.runs) > 1 for row in table.rows)
-    return [[cell for name, cell in zip(_HEADER, line, strict=True) if several or name in _ALWAYS] for line in lines]
+    return [[cell for name, cell in zip(_HEADER, line, strict=True) if name in shown] for line in lines]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
