@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fewshot.networks.norm import norm as make_norm
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Backbone(nn.Module):
@@ -62,7 +65,7 @@ def conv4(
     if size < 1:
         raise ValueError(f"images of {image_size} x {image_size} are too small for {depth} poolings")
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if mean_over_space else [nn.Flatten()]
-    network = _xavier(nn.Sequential(*layers))
+    network = xavier(nn.Sequential(*layers))
     if not stride:  # on a CPU, max-pooling is several times faster with channels last
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     shape = (width, 1, 1) if mean_over_space else (width, size, size)
@@ -76,11 +79,11 @@ def mlp(channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 6
     for width in widths:
         layers += [nn.Linear(before, width), make_norm(norm, width), nn.ReLU()]
         before = width
-    return Backbone(before, _xavier(nn.Sequential(*layers)))
+    return Backbone(before, xavier(nn.Sequential(*layers)))
 
 
-def _xavier(module: nn.Module) -> nn.Module:
-    """Xavier-uniform weights and zero biases, as in the MAML code."""
+def xavier(module: Network) -> Network:
+    """Xavier-uniform (Glorot-uniform) weights and zero biases, as in the MAML code."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)

@@ -4,17 +4,14 @@
 Weights start Glorot-uniform and biases at zero; LeakyReLU has slope 0.3, batch norm epsilon 1e-3.
 """
 
-from typing import TypeVar
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.networks.backbone import Backbone
+from fewshot.networks.backbone import Backbone, xavier
 from fewshot.networks.gan import Generator, TaskEncoder
 from fewshot.networks.norm import BatchNorm
 
 _SLOPE, _EPS = 0.3, 1e-3
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class SameConv2d(nn.Conv2d):
@@ -38,7 +35,7 @@ def classifier_body(channels: int, image_size: int, width: int = 64, depth: int 
     for block in range(depth):
         layers += [SameConv2d(width if block else channels, width, 3, 2), BatchNorm(width, eps=_EPS), nn.ReLU()]
     side = -(-image_size // 2**depth)
-    return Backbone(width * side**2, _glorot(nn.Sequential(*layers, nn.Flatten())), (width, side, side))
+    return Backbone(width * side**2, xavier(nn.Sequential(*layers, nn.Flatten())), (width, side, side))
 
 
 def task_encoder(
@@ -57,19 +54,10 @@ def task_encoder(
     side = -(-image_size // 8)
     layers += [nn.Flatten(), nn.Linear(before * side**2, features), nn.LeakyReLU(_SLOPE)]
     encoder = TaskEncoder(channels, image_size, width, features, aggregation)
-    encoder.layers = _glorot(nn.Sequential(*layers))
+    encoder.layers = xavier(nn.Sequential(*layers))
     return encoder
 
 
 def generator(channels: int, image_size: int, condition: int, noise: int = 100, width: int = 64) -> Generator:
     """No activation after the dense layer; its 5x5 convolutions have stride 1, where padding is the usual one."""
-    return _glorot(Generator(channels, image_size, condition, noise, width, slopes=(1.0, _SLOPE, _SLOPE)))
-
-
-def _glorot(module: _Module) -> _Module:
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-    return module
+    return xavier(Generator(channels, image_size, condition, noise, width, slopes=(1.0, _SLOPE, _SLOPE)))
