@@ -128,7 +128,9 @@ class EpisodeData(pl.LightningDataModule):
         return self._numbers(self.task.test_episodes)
 
     def _numbers(self, episodes: int) -> DataLoader:
-        return DataLoader(range(episodes), batch_size=self.eval_batch, collate_fn=torch.tensor)  # type: ignore[arg-type]
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        mine = range(rank, episodes, processes)  # each is scored once, by one process
+        return DataLoader(mine, batch_size=self.eval_batch, collate_fn=torch.tensor)  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Tensor | int, dataloader_idx: int) -> Episode:
         """Episode numbers become episodes on the device of the model."""

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 
+from fewshot import parallel
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.inner import Engine
@@ -63,7 +65,9 @@ class Method(pl.LightningModule, ABC):
         self.make_optimizer, self.schedule = optimizer, schedule
         self.clip_norm, self.clip_value, self.sum_tasks = clip_norm, clip_value, sum_tasks
         self.bn_estimated = False
-        self._window: list[Terms] = []
+        self._window: list[Tensor] = []
+        # Metrics, which sum over processes: Lightning's own mean counts unequal batches as integers.
+        self.val_accuracy, self.val_loss = MeanMetric(), MeanMetric()
 
     # What a method writes
 
@@ -151,11 +155,12 @@ class Method(pl.LightningModule, ABC):
                 terms[f"norm/{layer}/mean"], terms[f"norm/{layer}/var"] = passes[-1]
         return prediction, terms
 
-    def _update_statistics(self, means: Terms) -> None:
+    def _update_statistics(self, every: Terms, tasks: int) -> None:
+        """Running statistics from those of each task, averaged over the meta-batch of all processes."""
         for number, layer in enumerate(batch_norms(self.network)):
-            if f"norm/{number}/mean" in means:
-                pair = torch.stack([means[f"norm/{number}/{part}"] for part in ("mean", "var")])
-                layer.update(*self.trainer.strategy.reduce(pair, reduce_op="mean"))
+            if f"norm/{number}/mean" in every:
+                pair = torch.stack([every[f"norm/{number}/{part}"].sum(0) for part in ("mean", "var")])
+                layer.update(*(parallel.total(pair) / tasks))
 
     def _calibrate(self) -> None:
         """Under ``bn=running`` without stored averages: estimate them from fixed training episodes, and say so."""
@@ -210,15 +215,15 @@ class Method(pl.LightningModule, ABC):
         parts: list[Terms] = []
         for chunk in self.chunks(episodes):
             terms = self.engine.each(self.task_terms, chunk)
-            objective = terms.pop("objective").sum()
-            self.manual_backward(objective if self.sum_tasks else objective / len(episodes))
+            self.manual_backward(terms.pop("objective").sum())
             parts.append({name: values.detach() for name, values in terms.items()})
+        tasks = self.trainer.datamodule.task.meta_batch  # type: ignore[attr-defined]
+        parallel.sum_gradients(self.parameters(), 1.0 if self.sum_tasks else 1 / tasks)
         every = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        self._watch(every["loss"].mean(), step)
-        total = {name: values.nanmean(0) for name, values in every.items()}
-        self._update_statistics(total)
+        self._watch(parallel.total(every["loss"].sum()), step)
+        self._update_statistics(every, tasks)
         self.update(optimizers, step)
-        self._log_window({name: value for name, value in total.items() if not name.startswith("norm/")}, step)
+        self._log_window({name: values for name, values in every.items() if not name.startswith("norm/")}, step)
 
     def update(self, optimizers: list[Any], step: int) -> None:
         """Clip and step. Only the first optimiser's step is counted, so a step of the trainer is a meta-batch."""
@@ -262,13 +267,14 @@ class Method(pl.LightningModule, ABC):
                 "the checkpoints are from before that step"
             )
 
-    def _log_window(self, terms: Terms, step: int) -> None:
-        """Log means over the steps since the last log, so that nothing is read from the device in between."""
-        self._window.append(terms)
+    def _log_window(self, every: Terms, step: int) -> None:
+        """Log means over the tasks since the last log, so that nothing is read from the device in between."""
+        sums = [torch.stack([values.nansum(), (~values.isnan()).sum()]) for values in every.values()]
+        self._window.append(torch.stack(sums))
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            for name in terms:
-                mean = torch.stack([entry[name] for entry in self._window]).nanmean()
-                self.log(f"train/{name}", mean, prog_bar=name == "loss", sync_dist=True)
+            means = parallel.total(torch.stack(self._window).sum(0))
+            for name, mean in zip(every, means[:, 0] / means[:, 1], strict=True):
+                self.log(f"train/{name}", mean, prog_bar=name == "loss")
             self._window.clear()
 
     # Evaluation
@@ -295,9 +301,9 @@ class Method(pl.LightningModule, ABC):
 
     def validation_step(self, episodes: Episode, batch_idx: int) -> None:
         scores = self._evaluate(episodes)
-        for name in ("accuracy", "loss"):
-            value = scores[name].mean()
-            self.log(f"val/{name}", value, prog_bar=name == "accuracy", batch_size=len(episodes), sync_dist=True)
+        for name, mean in (("accuracy", self.val_accuracy), ("loss", self.val_loss)):
+            mean.update(scores[name])
+            self.log(f"val/{name}", mean, prog_bar=name == "accuracy", batch_size=len(episodes))
 
     def test_step(self, episodes: Episode, batch_idx: int) -> dict[str, Any]:
         return self._evaluate(episodes) | {"episodes": episodes}

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fewshot import counter
+from fewshot import counter, parallel
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.losses import fake_loss, feature_matching, real_logit, real_loss
@@ -193,7 +193,9 @@ class MetaGAN(Method):
         """
         if self.fake_head is not None:
             with torch.no_grad():
-                self.fake_head.bias.copy_(self.classifier.logits(episodes).logsumexp(-1).mean())
+                reals = self.classifier.logits(episodes).logsumexp(-1)
+                count = torch.tensor(float(reals.numel()), device=reals.device)
+                self.fake_head.bias.copy_(parallel.total(reals.sum()) / parallel.total(count))
 
     def configure_optimizers(self) -> list[Optimizer]:
         assert self.make_optimizer is not None

@@ -1,0 +1,63 @@
+"""Two processes train and score what one does."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = Path(__file__).parent / "worker.py"
+
+
+def launch(processes: int, *arguments: str) -> dict:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = []
+    for rank in range(processes):
+        own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": processes,
+               "LOCAL_WORLD_SIZE": processes, "TORCHELASTIC_RUN_ID": "test"} if processes > 1 else {}  # fmt: skip
+        environment = shared | {name: str(value) for name, value in own.items()}
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, str(WORKER), *arguments],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    for worker in workers:
+        text, _ = worker.communicate(timeout=240)
+        assert worker.returncode == 0, text
+    return torch.load(Path(arguments[-1]) / "out.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [("protonet", "vmap"), ("maml", "vmap"), ("metagan", "vmap"), ("metagan_protonet", "vmap"), ("fomaml", "loop")],
+)
+def test_two_processes_are_one(name, engine, tmp_path):
+    """The same weights, running statistics, scores of every test episode and logged means; 5 tasks shared by 2."""
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        found.append(launch(processes, name, engine, str(folder)))
+    alone, shared = found
+    assert [row[::2] for row in alone["rows"]] == [row[::2] for row in shared["rows"]]  # number and fingerprint
+    accuracies = [torch.tensor([row[1] for row in part["rows"]]) for part in found]
+    torch.testing.assert_close(*accuracies, rtol=0, atol=1e-12)
+    assert alone["weights"].keys() == shared["weights"].keys()
+    for key, value in alone["weights"].items():
+        torch.testing.assert_close(
+            shared["weights"][key], value, rtol=1e-8, atol=1e-8, msg=lambda m, k=key: f"{k}: {m}"
+        )
+    assert alone["told"].keys() == shared["told"].keys()
+    for key, value in alone["told"].items():
+        assert shared["told"][key] == pytest.approx(value, rel=1e-6), key
+    assert shared["summary"] == pytest.approx(alone["summary"], rel=1e-6)
