@@ -25,7 +25,7 @@ from fewshot.command.ending import ending, run
 from fewshot.command.settings import over_checkpoint, refuse_words_for_numbers, with_typed_budget
 from fewshot.data import EpisodeData, Task
 from fewshot.methods import Method
-from fewshot.result import device_name, git_commit, versions, write_episodes, write_result
+from fewshot.result import device_name, git_commit, versions, write_calibration, write_episodes, write_result
 
 log = logging.getLogger(__name__)
 UNLIMITED = 10**9
@@ -110,12 +110,14 @@ def execute(cfg: DictConfig, out: Path) -> None:
 
     test = scores.summary()
     write_episodes(out, scores.rows())
+    write_calibration(out, scores.calibration())
     scored = f"checkpoints/{chosen.filename}.ckpt" if trains else cfg.checkpoint
     result = {
         "method": cfg.choices.method,
         "name": cfg.choices.method,
         "data": cfg.data.name,
         "split": cfg.data.get("split"),
+        "label_fraction": cfg.data.get("label_fraction", 1.0),
         "task": OmegaConf.to_container(cfg.task, resolve=True),
         "seed": cfg.seed,
         "bn": method.bn_protocol,

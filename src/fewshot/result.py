@@ -1,4 +1,4 @@
-"""The files that a finished run leaves: ``result.json`` and ``episodes.csv``."""
+"""The files that a finished run leaves: ``result.json``, ``episodes.csv`` and ``calibration.csv``."""
 
 import csv
 import io
@@ -14,6 +14,7 @@ import torch
 
 from fewshot import __version__
 from fewshot.report.atomic import write_bytes
+from fewshot.report.calibration import FILE, Bins
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
@@ -28,6 +29,11 @@ def write_episodes(folder: Path, rows: Iterable[tuple[int, float, str]]) -> None
     writer.writerow(("episode", "accuracy", "fingerprint"))
     writer.writerows(rows)
     write_bytes(folder / "episodes.csv", stream.getvalue().encode())
+
+
+def write_calibration(folder: Path, bins: Bins) -> None:
+    """``calibration.csv``: one row a bin of confidence."""
+    write_bytes(folder / FILE, bins.csv_text().encode())
 
 
 def versions() -> dict[str, str]:

@@ -396,6 +396,10 @@ def test_csv_is_in_machine_units(tmp_path):
         "accuracy": "0.533333",
         "accuracy_ci95": "0.573687",
         "seed_sd": "",
+        "published": "",
+        "published_ci95": "",
+        "published_source": "",
+        "published_provenance": "",
         "reference": "maml",
         "difference": "0.133333",
         "difference_ci95": "0.286844",
@@ -404,6 +408,7 @@ def test_csv_is_in_machine_units(tmp_path):
         "by_seed_ci95": "",
         "verdict": "one seed",
         "bn_differs": "False",
+        "ece": "",
         "seconds": "90.4",
         "episodes_per_second": "3.54",
         "peak_memory_mb": "812.4",
@@ -459,7 +464,7 @@ def test_write_replaces_and_leaves_nothing_else(tmp_path):
     for _ in range(2):
         write(table_of(run), tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
-    assert sorted(file.name for file in folder.iterdir()) == ["report.csv", "report.md"]
+    assert sorted(file.name for file in folder.iterdir()) == ["report.csv", "report.md", "report.tex"]
     assert (folder / "report.md").read_text(encoding="utf-8") == markdown(table_of(run))
     assert (folder / "report.csv").read_text(encoding="utf-8") == csv_text(table_of(run))
 
@@ -501,7 +506,16 @@ def test_command_prints_and_writes_only_when_told(tmp_path):
     for _ in range(2):
         again = command(runs / "0", runs / "1", "--output", output)
         assert (again.returncode, again.stdout) == (0, plain.stdout)
-    assert sorted(file.name for file in output.iterdir()) == ["accuracies.png", "report.csv", "report.md"]
+    assert sorted(file.name for file in output.iterdir()) == [
+        "accuracies.png",
+        "figures",
+        "report.csv",
+        "report.html",
+        "report.md",
+        "report.tex",
+    ]
+    # Runs without metrics.csv and calibration.csv have no curves and no calibration.
+    assert [file.name for file in (output / "figures").iterdir()] == ["episodes.png"]
 
 
 def test_command_names_a_mistake_in_one_line(tmp_path):

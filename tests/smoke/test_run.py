@@ -73,7 +73,8 @@ def finished(environment, tmp_path_factory) -> Path:
 
 def test_a_run_leaves_what_the_design_lists(finished):
     files = ["result.json", "episodes.csv", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"]
-    files += ["figures/test_episodes.png", "figures/learning_curves.png", "figures/generated.png", ".hydra/config.yaml"]
+    files += ["calibration.csv", "figures/test_episodes.png"]
+    files += ["figures/learning_curves.png", "figures/generated.png", ".hydra/config.yaml"]
     assert not [name for name in files if not (finished / name).is_file()]
     told = result(finished)
     assert (told["method"], told["data"], told["seed"], told["bn"]) == ("metagan", "glyphs", 0, "transductive")
@@ -151,7 +152,8 @@ def test_a_sweep_goes_on_after_a_failure_and_reports(finished, run, tmp_path):
     with (sweep / "report.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))
     assert len(table) == 4
-    assert (sweep / "accuracies.png").is_file()
+    files = ("accuracies.png", "report.html", "report.tex", "figures/validation.png", "figures/calibration.png")
+    assert not [name for name in files if not (sweep / name).is_file()]
     # Test episodes are the same whatever the method, the training seed and the batch.
     prints = [[row["fingerprint"] for row in rows(f)] for f in (finished, sweep / "0", sweep / "2")]
     assert prints[0] == prints[1] == prints[2]

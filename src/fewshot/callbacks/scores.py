@@ -6,9 +6,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassCalibrationError
 
+from fewshot import parallel
 from fewshot.metrics import interval
+from fewshot.report.calibration import Bins
 
 
 class Scores(pl.Callback):
@@ -16,6 +17,7 @@ class Scores(pl.Callback):
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Tensor]] = []
+        self._all: dict[str, Tensor] = {}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._parts.clear()
@@ -35,31 +37,41 @@ class Scores(pl.Callback):
                 "accuracy": outputs["accuracy"].cpu(),
                 "loss": outputs["loss"].cpu(),
                 "fingerprint": episodes.fingerprint.cpu(),
-                "probabilities": outputs["logits"].softmax(-1).float().cpu().flatten(0, 1),
-                "labels": episodes.query_y.cpu().flatten(),
+                "probabilities": outputs["logits"].softmax(-1).float().cpu(),
+                "labels": episodes.query_y.cpu(),
             }
         )
 
-    def _joined(self, name: str) -> Tensor:
-        return torch.cat([part[name] for part in self._parts])
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the episodes of all processes into their order: process r of W has scored r, r + W, r + 2W, ..."""
+        mine = {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
+        everyone = parallel.gathered([mine])
+        count = sum(len(part["accuracy"]) for part in everyone)
+        self._all = {name: values.new_empty(count, *values.shape[1:]) for name, values in mine.items()}
+        for rank, part in enumerate(everyone):
+            for name, values in part.items():
+                self._all[name][rank :: len(everyone)] = values
 
     def rows(self) -> list[tuple[int, float, str]]:
         """``(episode, accuracy, fingerprint)``, the fingerprint as 16 hexadecimal digits."""
-        names = (f"{number & (1 << 64) - 1:016x}" for number in self._joined("fingerprint").tolist())
-        return list(zip(range(len(self)), self._joined("accuracy").double().tolist(), names, strict=True))
+        names = (f"{number & (1 << 64) - 1:016x}" for number in self._all["fingerprint"].tolist())
+        return list(zip(range(len(self)), self._all["accuracy"].double().tolist(), names, strict=True))
+
+    def calibration(self) -> Bins:
+        """Confidence, the highest probability, beside accuracy, over all query images of all test episodes."""
+        confidence, predicted = self._all["probabilities"].flatten(0, 1).max(-1)
+        return Bins.of(confidence.numpy(), (predicted == self._all["labels"].flatten()).numpy())
 
     def __len__(self) -> int:
-        return sum(len(part["accuracy"]) for part in self._parts)
+        return len(self._all["accuracy"])
 
     def summary(self) -> dict[str, float]:
-        """The ``test`` entry of ``result.json``; ``ece`` is over 15 bins of all query images (Guo et al. 2017)."""
-        probabilities, labels = self._joined("probabilities"), self._joined("labels")
-        calibration = MulticlassCalibrationError(num_classes=probabilities.shape[-1], n_bins=15)
-        mean, half = interval(self._joined("accuracy").numpy().astype(np.float64))
+        """The ``test`` entry of ``result.json``; ``ece`` is that of ``calibration``."""
+        mean, half = interval(self._all["accuracy"].numpy().astype(np.float64))
         return {
             "accuracy": mean,
             "ci95": half,
             "episodes": len(self),
-            "loss": float(self._joined("loss").mean()),
-            "ece": float(calibration(probabilities, labels)),
+            "loss": float(self._all["loss"].mean()),
+            "ece": self.calibration().ece,
         }

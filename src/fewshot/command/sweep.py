@@ -14,7 +14,7 @@ from fewshot.report.save import report
 
 
 class SweepReport(Callback):
-    """Print the table of all runs, and write ``report.md``, ``report.csv`` and ``accuracies.png`` beside them.
+    """Print the table of all runs, and write the report beside them: see ``fewshot.report.save.report``.
 
     The sweep exits with status 1 where a run failed.
     """
@@ -26,6 +26,6 @@ class SweepReport(Callback):
         except UserError as error:
             sys.exit(f"error: {error}")
         Console().print(terminal(table))
-        print(f"report: {folder / 'report.md'}")
+        print(f"report: {folder / 'report.html'} (and .md, .csv, .tex)")
         if any(not row.runs for row in table.rows):
             sys.exit(1)

@@ -12,11 +12,15 @@ from fewshot.report.save import report
 
 
 def main() -> int:
-    """Print the table; with ``--output`` also write report.md, report.csv and accuracies.png."""
+    """Print the table; with ``--output`` also write what ``fewshot.report.save.report`` lists."""
     parser = argparse.ArgumentParser(prog="python -m fewshot.report", description="Compare runs in one table.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a run's folder, or any folder above runs")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="also write report.md, report.csv, accuracies.png here"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="also write here: report.html, one page with all figures; report.md, report.csv and report.tex; "
+        "accuracies.png, and learning curves, episode by episode and calibration in figures/",
     )
     arguments = parser.parse_args()
     try:

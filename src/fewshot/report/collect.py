@@ -14,22 +14,29 @@ import yaml
 from numpy.typing import NDArray
 
 from fewshot.errors import UserError
+from fewshot.report.calibration import FILE, Bins, read_bins
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One finished run, as its ``result.json`` and ``episodes.csv`` tell it.
+    """One finished run, as its ``result.json``, ``episodes.csv`` and ``calibration.csv`` tell it.
 
     Attributes:
         path: folder of the run.
         label: display name of the method; a recipe such as ``metagan_protonet`` has its own.
         split: which classes were split how, where the dataset has several splits.
         task: name of the task, for example ``5w1s``.
+        label_fraction: labelled part of the training images.
+        distractors: further classes with unlabelled images in a task.
         bn: BatchNorm protocol at test time.
         overrides: what the user typed, for example ``method.inner_lr=0.1``.
         stated_accuracy: mean test accuracy in ``result.json``, a fraction.
         seconds: training time.
         peak_memory_mb: peak memory of the process or device, in MB.
+        commit: of the code, where the run was started in a checkout.
+        finished: when ``result.json`` was written, in seconds since 1970.
+        ece: expected calibration error over the test's query images, a fraction.
+        bins: what ``ece`` is made of; None for an older run.
         accuracy: ``(episodes,)`` test accuracies, fractions in [0, 1].
         fingerprints: one a test episode, same order as ``accuracy``.
     """
@@ -41,6 +48,8 @@ class Run:
     split: str | None
     task: str
     ways: int
+    label_fraction: float
+    distractors: int
     seed: int
     bn: str
     overrides: tuple[str, ...]
@@ -50,6 +59,10 @@ class Run:
     peak_memory_mb: float | None
     parameters: int | None
     device: str | None
+    commit: str | None
+    finished: float
+    ece: float | None
+    bins: Bins | None
     accuracy: NDArray[np.float64]
     fingerprints: tuple[str, ...]
 
@@ -114,6 +127,8 @@ def _read_run(folder: Path) -> Run:
             split=_optional(str, result.get("split")),
             task=str(task.get("name") or f"{task['ways']}w{task['shots']}s"),
             ways=int(task["ways"]),
+            label_fraction=_label_fraction(result, folder),
+            distractors=int(task.get("distractors") or 0),
             seed=int(result["seed"]),
             bn=str(result["bn"]),
             overrides=tuple(map(str, result.get("overrides") or ())),
@@ -123,6 +138,10 @@ def _read_run(folder: Path) -> Run:
             peak_memory_mb=_optional(float, result.get("peak_memory_mb")),
             parameters=_optional(int, result.get("parameters")),
             device=_optional(str, result.get("device")),
+            commit=_optional(str, result.get("git_commit")),
+            finished=file.stat().st_mtime,
+            ece=_optional(float, result["test"].get("ece")),
+            bins=read_bins(folder / FILE),
             accuracy=accuracy,
             fingerprints=fingerprints,
         )
@@ -158,6 +177,20 @@ def _read_episodes(file: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         raise UserError(f"{file}: no test episodes in it")
     ordered = [rows[episode] for episode in sorted(rows)]
     return np.array([accuracy for accuracy, _ in ordered]), tuple(fingerprint for _, fingerprint in ordered)
+
+
+def _label_fraction(result: dict[str, Any], folder: Path) -> float:
+    """Also of an older run, whose result does not state it, from the settings beside it or what was typed."""
+    stated = result.get("label_fraction")
+    if stated is None and (config := folder / ".hydra" / "config.yaml").is_file():
+        found = re.search(r"^  label_fraction: (\S+)$", _read_text(config), re.MULTILINE)
+        stated = found and found[1]
+    typed = (
+        str(override).rpartition("data.label_fraction=")[2]
+        for override in result.get("overrides") or ()
+        if "data.label_fraction=" in str(override)
+    )
+    return float(stated if stated is not None else next(typed, 1.0))
 
 
 def _read_failure(folder: Path) -> Failure:

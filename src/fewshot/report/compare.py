@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fewshot.metrics import Paired, holm, interval, paired
 from fewshot.report.collect import Failure, Run
 from fewshot.report.label import by_setting, labels
+from fewshot.report.published import Published, published
 
 MARK = "†"  # on a difference between two BatchNorm protocols
 OTHER_EPISODES = "other test episodes"
@@ -36,6 +37,7 @@ class Row:
         reference: label of the row that this one is compared with.
         paired: accuracy minus the reference's, over the same episodes; its p-value is corrected (Holm).
         by_seed: the same over the seeds that both have; None where these are fewer than two.
+        published: what others report for the same data, task and method.
         bn_pair: BatchNorm protocols of this row and of its reference, where both have one and they differ.
         note: what a reader must know, for example why there is no difference.
     """
@@ -51,8 +53,19 @@ class Row:
     reference: str = ""
     paired: Paired | None = None
     by_seed: Paired | None = None
+    published: tuple[Published, ...] = ()
     bn_pair: tuple[str, str] | None = None
     note: str = ""
+
+    @property
+    def task(self) -> str:
+        """Data set and task, for example ``glyphs 5w1s``; of a failure nothing."""
+        return f"{self.runs[0].data} {self.runs[0].task}" if self.runs else ""
+
+    @property
+    def episodes(self) -> NDArray[np.float64]:
+        """``(episodes,)``: the accuracy of each test episode, averaged over seeds."""
+        return _mean(self.runs)
 
     @property
     def verdict(self) -> str:
@@ -73,6 +86,11 @@ class Table:
 
     rows: tuple[Row, ...]
     footnotes: tuple[str, ...]
+
+    @property
+    def groups(self) -> list[list[Row]]:
+        """The rows of finished runs, by group."""
+        return list(_by([row for row in self.rows if row.runs], lambda row: row.group).values())
 
 
 def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
@@ -137,6 +155,7 @@ def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> l
                 reference=reference_label if number else "",
                 paired=test and Paired(test.difference, test.half_width, corrected[number - 1]),
                 by_seed=_between_seeds(seeds, reference) if number else None,
+                published=published(seeds[0]),
                 bn_pair=bn if len(set(bn) - {"none"}) == 2 else None,
                 note="; ".join(filter(None, (note, *map(_contradiction, seeds)))),
             )

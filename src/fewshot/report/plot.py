@@ -21,7 +21,7 @@ from fewshot.report.compare import Table
 from fewshot.report.render import plus_minus
 from fewshot.report.sheet import image_rows, task_sheet
 
-__all__ = ["accuracies", "image_rows", "learning_curves", "task_sheet"]
+__all__ = ["accuracies", "image_rows", "learning_curves", "read_metrics", "task_sheet"]
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y of one curve
 
@@ -32,6 +32,7 @@ _DECISIONS = {
     "train/fake_accuracy": "fakes taken for fake",
     "train/fake_diversity": "spread of fakes / of real images",
 }
+_CLOSE = 0.15  # accuracies of all rows within this are shown again at a larger scale
 _FEW = 30  # fewer points than this are drawn as they are, with markers
 
 
@@ -48,7 +49,7 @@ def learning_curves(metrics_csv: Path, target: Path) -> None:
     Raises:
         UserError: the file cannot be read, or has no loss and no accuracy.
     """
-    columns, x_name = _read_metrics(metrics_csv)
+    columns, x_name = read_metrics(metrics_csv, "episodes")
     losses = {name: points for name, points in columns.items() if name.startswith("train/") and name.endswith("loss")}
     if not losses and "train/accuracy" not in columns and "val/accuracy" not in columns:
         raise UserError(f"{metrics_csv}: no train/loss, train/accuracy or val/accuracy in it")
@@ -88,14 +89,17 @@ def learning_curves(metrics_csv: Path, target: Path) -> None:
 
 
 def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
-    """Test accuracy of every run as a bar from 0 to 100% with its 95% interval.
+    """Test accuracy of every row as a bar from 0 to 100% with its 95% interval.
 
-    ``chance`` is the accuracy of guessing, a fraction, drawn as a dashed line.
+    Rows that lie close together stand again beside the bars, at a larger scale: the mean with its interval, each
+    seed as a small dot. ``chance`` is the accuracy of guessing, a fraction, drawn as a dashed line.
     """
     count = len(table.rows)
     names = 0.065 * max((len(row.label) for row in table.rows), default=0)  # inches
-    figure = Figure(figsize=(4.5 + names, 0.9 + 0.32 * count), layout="constrained")
-    axes = figure.subplots()
+    seeds = [run.accuracy.mean() for row in table.rows for run in row.runs]
+    close = any(row.reference for row in table.rows) and np.ptp(seeds) < _CLOSE
+    figure = Figure(figsize=(4.5 + names + 3.2 * close, 0.9 + 0.32 * count), layout="constrained")
+    axes, *zoomed = figure.subplots(1, 1 + close, squeeze=False, sharey=True, width_ratios=[4, 3][: 1 + close])[0]
     for place, row in enumerate(table.rows):
         if not row.runs:
             axes.text(1, place, "failed", va="center", color="#b2182b", fontsize=8)
@@ -103,6 +107,11 @@ def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
         error = 0 if math.isnan(row.half_width) else 100 * row.half_width
         axes.barh(place, 100 * row.accuracy, xerr=error, height=0.65, color="#92c5de", ecolor="#222222", capsize=2.5)
         axes.text(100 * row.accuracy + error + 1.5, place, plus_minus(row), va="center", fontsize=8)
+        for panel in zoomed:
+            panel.errorbar(100 * row.accuracy, place, xerr=error, fmt="o", ms=5, color="#222222", capsize=2.5, lw=1.2)
+            if len(row.runs) > 1:
+                dots = [100 * run.accuracy.mean() for run in row.runs]
+                panel.plot(dots, [place + 0.27] * len(dots), "o", ms=3, color=_VALIDATION, alpha=0.8)
     if chance is not None:
         axes.axvline(100 * chance, color=_GREY, ls="--", lw=1, label=f"chance, {100 * chance:.0f}%")
         figure.legend(loc="outside upper right", frameon=False, fontsize=8)
@@ -112,6 +121,11 @@ def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("test accuracy (%), 95% interval over test episodes", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+    for panel in zoomed:
+        panel.set_xlabel("close up; dots: seeds" if len(seeds) > count else "close up", fontsize=9)
+        panel.grid(axis="x", alpha=0.3)
+        panel.tick_params(axis="y", length=0)
+        panel.spines[["top", "right", "left"]].set_visible(False)
     write_png(target, figure)
 
 
@@ -136,20 +150,25 @@ def _is_uneven(y: NDArray[np.float64]) -> bool:
     return bool(y.min() > 0 and y.max() > 20 * np.median(y))
 
 
-def _read_metrics(file: Path) -> tuple[dict[str, Points], str]:
-    """Finite values of every column with their x, and what x counts."""
+def read_metrics(file: Path, x_name: str) -> tuple[dict[str, Points], str]:
+    """Finite values of every column with their x, and what x counts: ``x_name``, or steps in a file without it.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         with file.open(newline="", encoding="utf-8") as stream:
             rows = [{key: _number(cell) for key, cell in row.items() if key} for row in csv.DictReader(stream)]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from error
     steps = np.array([row.get("step", math.nan) for row in rows])
-    x, x_name = np.array([row.get("episodes", math.nan) for row in rows]), "episodes"
+    x = np.array([row.get(x_name, math.nan) for row in rows])
     known = np.isfinite(x) & np.isfinite(steps)
     if known.any():
-        # Lightning logs validation in rows of its own, which may lack the episodes.
+        # Lightning logs validation in rows of its own, which may lack what x counts.
         order = np.argsort(steps[known], kind="stable")
-        looked_up = np.interp(steps, steps[known][order], x[known][order])
+        # Before the first such row as after it, from nothing at the start.
+        looked_up = np.interp(steps, np.append(-1, steps[known][order]), np.append(0, x[known][order]))
         x = np.where(np.isfinite(x), x, looked_up)
     elif not np.isfinite(x).any():
         x, x_name = steps, "step"

@@ -1,9 +1,10 @@
-"""A table as text: Markdown for a README, CSV for a program, rich for a terminal."""
+"""A table as text: Markdown for a README, CSV for a program, LaTeX for a paper, rich for a terminal."""
 
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from rich import box
@@ -11,22 +12,26 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
+from fewshot.report import published
 from fewshot.report.atomic import write_bytes
 from fewshot.report.compare import MARK, Row, Table
 
-_HEADER = ("run", "accuracy", "seeds", "difference", "p", "by seed", "verdict", "time", "ep/s", "MB", "params")
-_ONE_SEED = ("run", "accuracy", "difference", "p", "time", "ep/s", "MB", "params")
-_SEEDS_IN_80_COLUMNS = ("run", "accuracy", "seeds", "difference", "by seed", "verdict", "time")
+_HEADER = (
+    *("run", "accuracy", "published", "seeds", "difference", "p", "by seed", "verdict"),
+    *("time", "ep/s", "MB", "params"),
+)
+_OF_SEEDS = {"seeds", "by seed", "verdict"}
+_TOO_WIDE = {"published", "p", "ep/s", "MB", "params"}  # for several seeds in 80 columns
 
 
 def markdown(table: Table) -> str:
     """A GitHub table with notes as its last column, then the footnotes."""
-    header, *rows = _filled(table)
+    header, *rows = shown(table)
     lines = [_line((*header, "notes")), _line(["---"] + ["---:"] * (len(header) - 1) + ["---"])]
     lines += [
         _line([_escape(cell) for cell in (*cells, row.note)]) for cells, row in zip(rows, table.rows, strict=True)
     ]
-    return "\n\n".join(["\n".join(lines), *map(_escape, table.footnotes)]) + "\n"
+    return "\n\n".join(["\n".join(lines), *map(_escape, footnotes(table))]) + "\n"
 
 
 def csv_text(table: Table) -> str:
@@ -39,11 +44,32 @@ def csv_text(table: Table) -> str:
     return stream.getvalue()
 
 
+def latex(table: Table) -> str:
+    """A table with booktabs rules and its footnotes, to be ``\\input``; a failed run is a row without numbers."""
+    header, *rows = shown(table, without={"time", "ep/s", "MB", "params"})
+    tasks = ", ".join(dict.fromkeys(row.task for row in table.rows if row.runs))
+    lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering"]
+    lines += [rf"\caption{{Test accuracy: {_tex(tasks)}}}", r"\small\setlength{\tabcolsep}{4pt}"]
+    # A long label would push the numbers off the page.
+    long = any(len(row.label) > 30 for row in table.rows)
+    label = r"p{.3\linewidth}" if long else "l"
+    lines += [rf"\begin{{tabular}}{{{label}{'r' * (len(header) - 1)}}}", r"\toprule", _tex_line(header)]
+    group: int | None = -1
+    for line, row in zip(rows, table.rows, strict=True):
+        if row.group != group:
+            lines.append(r"\midrule")
+        group = row.group
+        lines.append(r"\raggedright " * long + _tex_line(line))
+    lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip\footnotesize\raggedright"]
+    lines += [_tex(note) + r"\par" for note in footnotes(table)]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
 def terminal(table: Table) -> Group:
     """Something for ``rich.console.Console.print``, made for 80 columns and more."""
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     # Only the label may wrap; a number broken over two lines cannot be read.
-    header, *rows = _filled(table, _SEEDS_IN_80_COLUMNS)
+    header, *rows = shown(table, without=_TOO_WIDE if _has_seeds(table) else {"published"})
     grid.add_column(header[0], overflow="fold")
     for name in header[1:]:
         grid.add_column(name, justify="right", no_wrap=True)
@@ -60,13 +86,14 @@ def terminal(table: Table) -> Group:
 
 
 def write(table: Table, folder: Path) -> None:
-    """Write ``report.md`` and ``report.csv`` into ``folder``, which is made if absent.
+    """Write ``report.md``, ``report.csv`` and ``report.tex`` into ``folder``, which is made if absent.
 
     Raises:
         UserError: they cannot be written.
     """
     write_bytes(folder / "report.md", markdown(table).encode())
     write_bytes(folder / "report.csv", csv_text(table).encode())
+    write_bytes(folder / "report.tex", latex(table).encode())
 
 
 def plus_minus(row: Row) -> str:
@@ -74,11 +101,21 @@ def plus_minus(row: Row) -> str:
     return _percent(row.accuracy, row.half_width, sign="")
 
 
-def _filled(table: Table, several_seeds: Sequence[str] = _HEADER) -> list[list[str]]:
-    """The header and the rows, in the columns that suit several seeds a setting, or one."""
-    shown = several_seeds if any(len(row.runs) > 1 for row in table.rows) else _ONE_SEED
+def footnotes(table: Table) -> tuple[str, ...]:
+    """Those of the table, and those on published numbers, which a terminal does not show."""
+    return table.footnotes + published.footnotes([number for row in table.rows for number in row.published])
+
+
+def shown(table: Table, without: Collection[str] = ()) -> list[list[str]]:
+    """The header and the rows: the columns that have something to say, except those ``without``."""
+    hidden = {*without, *(() if _has_seeds(table) else _OF_SEEDS)}
+    hidden |= set() if any(row.published for row in table.rows) else {"published"}
     lines = [_HEADER, *map(_cells, table.rows)]
-    return [[cell for name, cell in zip(_HEADER, line, strict=True) if name in shown] for line in lines]
+    return [[cell for name, cell in zip(_HEADER, line, strict=True) if name not in hidden] for line in lines]
+
+
+def _has_seeds(table: Table) -> bool:
+    return any(len(row.runs) > 1 for row in table.rows)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -92,6 +129,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.label,
         plus_minus(row),
+        "; ".join(map(_published, row.published)),
         str(len(row.runs)) + _known(row.seed_sd, lambda value: f", sd {100 * value:.2f}"),
         difference,
         p_value,
@@ -102,6 +140,13 @@ def _cells(row: Row) -> tuple[str, ...]:
         _known(_average(row, "peak_memory_mb"), lambda value: f"{value:.0f}"),
         _known(_average(row, "parameters"), _count),
     )
+
+
+def _published(number: published.Published) -> str:
+    # As many digits as its authors gave, or as few.
+    value, half_width = (f"{100 * fraction:.4g}" for fraction in (number.value, number.half_width))
+    spread = "" if math.isnan(number.half_width) else f" ± {half_width}"
+    return value + spread + (published.MARK if number.provenance == "recalled" else "")
 
 
 def _average(row: Row, name: str) -> float | None:
@@ -145,6 +190,21 @@ def _escape(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
+_TEX = str.maketrans({character: "\\" + character for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}", "±": r"$\pm$", MARK: r"$^\dagger$", published.MARK: r"$^\ddagger$",
+})  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    """``text`` as LaTeX prints it, a minus before a number with its full width."""
+    return re.sub(r"(^|\s)-(?=\d)", r"\1$-$", " ".join(text.split()).translate(_TEX))
+
+
+def _tex_line(line: Sequence[str]) -> str:
+    return " & ".join(map(_tex, line)) + r" \\"
+
+
 def _machine(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -154,6 +214,7 @@ def _machine(value: object) -> str:
 def _record(row: Row) -> dict[str, object]:
     """Columns of report.csv; None where a failed run or a reference has no value."""
     run, pair, by_seed = row.runs[0] if row.runs else None, row.paired, row.by_seed
+    others = row.published[0] if row.published else None
     return {
         "label": row.label,
         "method": run and run.method,
@@ -165,6 +226,10 @@ def _record(row: Row) -> dict[str, object]:
         "accuracy": row.accuracy,
         "accuracy_ci95": row.half_width,
         "seed_sd": row.seed_sd,
+        "published": others and others.value,
+        "published_ci95": others and others.half_width,
+        "published_source": others and others.source,
+        "published_provenance": others and others.provenance,
         "reference": row.reference,
         "difference": pair and pair.difference,
         "difference_ci95": pair and pair.half_width,
@@ -173,6 +238,7 @@ def _record(row: Row) -> dict[str, object]:
         "by_seed_ci95": by_seed and by_seed.half_width,
         "verdict": row.verdict,
         "bn_differs": pair and row.bn_pair is not None,
+        "ece": _average(row, "ece"),
         "seconds": _average(row, "seconds"),
         "episodes_per_second": _average(row, "episodes_per_second"),
         "peak_memory_mb": _average(row, "peak_memory_mb"),

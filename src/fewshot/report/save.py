@@ -3,19 +3,49 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from fewshot.report.atomic import write_bytes
 from fewshot.report.boundary import boundaries
 from fewshot.report.collect import collect
 from fewshot.report.compare import Table, compare
+from fewshot.report.comparison import episode_scatter, reliability, validation_curves
+from fewshot.report.page import Figure, page
 from fewshot.report.plot import accuracies
 from fewshot.report.render import write
+
+_BOUNDARIES = "Of the classifiers that runs adapted to the same tasks, a row a task."
+_COMPARISONS = (
+    (
+        validation_curves,
+        "validation.png",
+        "Learning curves",
+        "Accuracy on validation tasks over training steps and over training time; thin lines are seeds, a thick one is "
+        "their mean, and a horizontal one is a method without training.",
+    ),
+    (
+        episode_scatter,
+        "episodes.png",
+        "Episode by episode",
+        "Each test episode at its accuracy with the reference and with the other setting, averaged over seeds; larger "
+        "dots are several episodes. Above the diagonal the other setting is better.",
+    ),
+    (
+        reliability,
+        "calibration.png",
+        "Calibration",
+        "Accuracy of the query images beside the confidence in their predicted class, in 15 bins over all seeds; "
+        "larger dots hold more images. Below the diagonal a method is surer than right. ECE: expected calibration "
+        "error, the mean over seeds.",
+    ),
+)
 
 
 def report(paths: Iterable[str | Path], folder: Path | None) -> Table:
     """Compare the runs at or below ``paths``.
 
-    With a ``folder`` also write ``report.md``, ``report.csv`` and ``accuracies.png`` there; guessing
-    is drawn where all runs have the same number of ways. Where runs left ``figures/boundary.npz``, these
-    come side by side into ``boundaries.png``.
+    With a ``folder`` also write there ``report.html``, which holds all of the following, ``report.md``, ``report.csv``,
+    ``report.tex``, ``accuracies.png`` (guessing is drawn where all runs have the same number of ways), and in
+    ``figures/`` what there is of ``validation.png``, ``episodes.png`` and ``calibration.png``. Where runs left
+    ``figures/boundary.npz``, these come side by side into ``boundaries.png``.
 
     Raises:
         UserError: there are no runs, one is damaged, or ``folder`` cannot be written.
@@ -26,8 +56,23 @@ def report(paths: Iterable[str | Path], folder: Path | None) -> Table:
         write(table, folder)
         ways = {run.ways for run in runs}
         accuracies(table, folder / "accuracies.png", chance=1 / ways.pop() if len(ways) == 1 else None)
+        figures = [
+            Figure(
+                folder / "accuracies.png",
+                "Accuracies",
+                "Bars: mean over test episodes and seeds, with its 95% interval over episodes.",
+            )
+        ]
         if files := _boundary_files(table):
             boundaries(files, folder / "boundaries.png")
+            figures.append(Figure(folder / "boundaries.png", "Decision boundaries", _BOUNDARIES, wide=True))
+        for draw, name, title, caption in _COMPARISONS:
+            file = folder / "figures" / name
+            if draw(table, file):
+                figures.append(Figure(file, title, caption))
+            else:
+                file.unlink(missing_ok=True)  # of an earlier report
+        write_bytes(folder / "report.html", page(table, failures, figures, folder / "figures").encode())
     return table
 
 

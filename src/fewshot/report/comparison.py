@@ -1,0 +1,202 @@
+"""Figures of several runs together: curves of validation, accuracies of each test episode, calibration.
+
+A row of the table has one colour in all of them. Each function returns whether there was anything to draw.
+"""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from pathlib import Path
+from textwrap import fill, shorten
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from fewshot.report.atomic import write_png
+from fewshot.report.calibration import pooled
+from fewshot.report.compare import Row, Table
+from fewshot.report.plot import Points, read_metrics
+
+Both = tuple[list[Points], list[Points]]  # a curve a seed, over steps and over seconds
+
+_COLOURS = (
+    "#2166ac",
+    "#d95f02",
+    "#1b9e77",
+    "#e7298a",
+    "#7570b3",
+    "#a6761d",
+    "#66a61e",
+    "#e6ab02",
+    "#17becf",
+    "#444444",
+)
+_STYLES = (("-", "o"), ("--", "s"), (":", "^"))  # of line and marker, after all colours
+_FEW = 12  # fewer points of a curve have markers
+_WIDE = 72  # characters of a label on one line of a legend
+_BELOW_TITLE: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": "#444444"}
+_SIDE, _ACROSS = 2.7, 4  # inches of a square panel, panels side by side
+
+
+def validation_curves(table: Table, target: Path) -> bool:
+    """Validation accuracy over steps and over training time: seeds thin, their mean thick; a line a group.
+
+    A method without training is a horizontal line.
+    """
+    groups = [(rows, {row: _curves(row) for row in rows}) for rows in table.groups]
+    groups = [(rows, {row: both for row, both in curves.items() if any(both)}) for rows, curves in groups]
+    groups = [(rows, curves) for rows, curves in groups if curves]
+    if not groups:
+        return False
+    legends = [[fill(row.label, _WIDE) for row in curves] for _, curves in groups]
+    columns = [max(1, min(_ACROSS, 2 * _WIDE // max(map(len, names)))) for names in legends]
+    # Room for the lines of the legend, which a layout does not make by itself.
+    heights = [
+        3.8 + 0.17 * sum(name.count("\n") + 1 for name in names) / across
+        for names, across in zip(legends, columns, strict=True)
+    ]
+    figure = Figure(figsize=(10, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (rows, curves), names, across in zip(parts, groups, legends, columns, strict=True):
+        steps, seconds = part.subplots(1, 2, sharey=True)
+        _steps_and_seconds(steps, seconds, [(both, _look(table, row)) for row, both in curves.items()])
+        handles = [Line2D([], [], **_look(table, row), lw=2, ms=4) for row in curves]
+        part.legend(handles, names, loc="outside lower center", ncols=across, frameon=False, fontsize=9)
+        if len(groups) > 1:
+            part.suptitle(rows[0].task, fontsize=11)
+    write_png(target, figure)
+    return True
+
+
+def episode_scatter(table: Table, target: Path) -> bool:
+    """Accuracy of each test episode, averaged over seeds, against the reference's; larger where several coincide."""
+    references = {row.label: row for row in table.rows if row.is_reference}
+
+    def panel(axes: Axes, row: Row) -> None:
+        # Sums of different seeds may differ in their last digit.
+        ours, theirs = row.episodes.round(9), references[row.reference].episodes.round(9)
+        pairs, counts = np.unique([theirs, ours], axis=1, return_counts=True)
+        low = max(0.0, float(pairs.min()) - 0.05)
+        axes.plot([low, 1], [low, 1], color="#888888", lw=0.8, zorder=0)
+        sizes = np.maximum(4, 220 * counts / max(20, counts.max()))
+        axes.scatter(pairs[0], pairs[1], s=sizes, color=_look(table, row)["color"], alpha=0.4, linewidths=0)
+        better, worse, equal = (int(told.sum()) for told in (ours > theirs, ours < theirs, ours == theirs))
+        told = f"better on {better:,}, worse {worse:,}, equal {equal:,}"
+        axes.text(0.5, 1.01, told, **_BELOW_TITLE, transform=axes.transAxes)
+        xlabel = shorten(f"reference: {row.reference}", 40, placeholder=" …")
+        axes.set(xlim=(low, 1.02), ylim=(low, 1.02), xlabel=xlabel)
+
+    rows = [row for row in table.rows if row.paired and row.reference in references]
+    return _panels(rows, panel, "accuracy of an episode", target)
+
+
+def reliability(table: Table, target: Path) -> bool:
+    """Accuracy against confidence of each row that has bins, pooled over its runs; larger dots are more predictions."""
+
+    def panel(axes: Axes, row: Row) -> None:
+        bins = pooled([run.bins for run in row.runs if run.bins])
+        colour, full = _look(table, row)["color"], bins.count > 0
+        axes.plot([0, 1], [0, 1], color="#888888", lw=0.8, zorder=0)
+        axes.plot(bins.confidence[full], bins.accuracy[full], color=colour, lw=1, alpha=0.6)
+        sizes = 8 + 300 * bins.count[full] / bins.count.sum()
+        style: dict[str, Any] = {"color": colour, "alpha": 0.7, "linewidths": 0, "clip_on": False}
+        axes.scatter(bins.confidence[full], bins.accuracy[full], s=sizes, **style)
+        error = np.mean([run.bins.ece for run in row.runs if run.bins])
+        axes.text(0.5, 1.01, f"ECE {100 * error:.1f}%", **_BELOW_TITLE, transform=axes.transAxes)
+        axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence")
+
+    rows = [row for row in table.rows if any(run.bins for run in row.runs)]
+    return _panels(rows, panel, "accuracy", target)
+
+
+def _steps_and_seconds(steps: Axes, seconds: Axes, curves: Sequence[tuple[Both, dict[str, Any]]]) -> None:
+    """The rows of one group on two axes."""
+    longest = max((x.max() for (_, timed), _ in curves for x, _ in timed), default=0)
+    size, name = next(((size, name) for size, name in ((3600, "h"), (60, "min")) if longest > 3 * size), (1, "s"))
+    for (counted, timed), look in curves:
+        _seeds(steps, counted, look)
+        _seeds(seconds, [(x / size, y) for x, y in timed], look)
+    steps.set(xlabel="training step", ylabel="validation accuracy")
+    steps.xaxis.set_major_locator(MaxNLocator(integer=True))
+    steps.xaxis.set_major_formatter(EngFormatter(sep=""))
+    steps.yaxis.set_major_formatter(PercentFormatter(1))
+    seconds.set_xlabel(f"training time ({name})")
+    for axes in (steps, seconds):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def _panels(rows: Sequence[Row], panel: Callable[[Axes, Row], None], ylabel: str, target: Path) -> bool:
+    """A square a row, under its label."""
+    if not rows:
+        return False
+    across = min(_ACROSS, len(rows))
+    down = ceil(len(rows) / across)
+    titles = [fill(row.label, 30) for row in rows]
+    above = 0.3 + 0.15 * max(title.count("\n") for title in titles)
+    figure = Figure(figsize=(_SIDE * across, (_SIDE + above) * down), layout="constrained")
+    squares = figure.subplots(down, across, squeeze=False).ravel()
+    for number, axes in enumerate(squares):
+        if number >= len(rows):
+            axes.axis("off")
+            continue
+        panel(axes, rows[number])
+        axes.set_title(titles[number], fontsize=9, pad=16)
+        axes.set_ylabel(ylabel if number % across == 0 else "", fontsize=8)
+        axes.xaxis.label.set_fontsize(8)
+        axes.set_box_aspect(1)
+        for side in (axes.xaxis, axes.yaxis):
+            side.set_major_formatter(PercentFormatter(1, decimals=0))
+            side.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
+            side.set_tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    write_png(target, figure)
+    return True
+
+
+def _look(table: Table, row: Row) -> dict[str, Any]:
+    """Colour, line style and marker, the same in every figure of a table."""
+    place = table.rows.index(row)
+    style, marker = _STYLES[place // len(_COLOURS) % len(_STYLES)]
+    return {"color": _COLOURS[place % len(_COLOURS)], "linestyle": style, "marker": marker}
+
+
+def _curves(row: Row) -> Both:
+    """Validation accuracy of each seed over steps, and over seconds; a seed without any has no curve."""
+    found: Both = ([], [])
+    for run in row.runs:
+        file = run.path / "metrics.csv"
+        for name, curves in zip(("step", "seconds"), found, strict=True):
+            columns, x_name = read_metrics(file, name) if file.is_file() else ({}, name)
+            points = columns.get("val/accuracy")
+            if points is None:
+                continue
+            x, y = points
+            if x.max() == 0:  # one value without any training: no seconds either
+                curves.append(points)
+            elif x_name == name:
+                curves.append((x + 1, y) if name == "step" else points)  # how many, not which
+    return found
+
+
+def _seeds(axes: Axes, seeds: Sequence[Points], look: dict[str, Any]) -> None:
+    """The curves of one row on one side."""
+    if not seeds:
+        return
+    if all(x.max() == 0 for x, _ in seeds):
+        axes.axhline(float(np.mean([y[-1] for _, y in seeds])), color=look["color"], ls=look["linestyle"], lw=2)
+        return
+    for x, y in seeds if len(seeds) > 1 else ():
+        axes.plot(x, y, color=look["color"], ls=look["linestyle"], lw=0.8, alpha=0.5)
+    x, y = mean_curve(seeds)
+    axes.plot(x, y, **look | ({} if len(x) < _FEW else {"marker": ""}), lw=2, ms=4)
+
+
+def mean_curve(seeds: Sequence[Points]) -> Points:
+    """The mean of the seeds' first, second, ... validation, in x as in y, as far as all have one."""
+    shortest = min(len(x) for x, _ in seeds)
+    x, y = (np.mean([points[axis][:shortest] for points in seeds], axis=0) for axis in (0, 1))
+    return x, y
