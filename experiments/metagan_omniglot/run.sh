@@ -6,9 +6,10 @@ sweep() { local name=$1; shift; python run.py -m experiment=metagan_ablation see
 
 protonet() {
   sweep protonet/host method=protonet
-  sweep protonet/metagan method=metagan_protonet
-  sweep protonet/weak method=metagan_protonet method.outer_real=0.1 method.outer_fake=0.1
-  sweep protonet/untrained method=metagan_protonet method.generator_every=0
+  sweep protonet/metagan method=metagan_protonet method.outer_real=0.2 method.outer_fake=0.2 method.generator_every=1
+  sweep protonet/weak method=metagan_protonet method.generator_every=1
+  sweep protonet/slow method=metagan_protonet
+  sweep protonet/untrained method=metagan_protonet method.outer_real=0.2 method.outer_fake=0.2 method.generator_every=0
 }
 maml() {
   sweep maml/host method=maml
@@ -23,7 +24,7 @@ protonet_5w5s() {
   sweep protonet_5w5s/metagan task=5w5s method=metagan_protonet
 }
 nonsaturating() {
-  sweep nonsaturating/protonet method=metagan_protonet method.generator_loss=nonsaturating
+  sweep nonsaturating/protonet method=metagan_protonet method.generator_loss=nonsaturating method.generator_every=1
   sweep nonsaturating/maml_outer method=metagan method.inner_real=0 method.inner_fake=0 method.generator_loss=nonsaturating
 }
 
