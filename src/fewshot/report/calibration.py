@@ -43,11 +43,6 @@ class Bins:
             mean, accuracy = (total / count for total in sums)
         return Bins(count, mean, accuracy)
 
-    @property
-    def ece(self) -> float:
-        """Expected calibration error: the mean over predictions of their bin's |accuracy - confidence|."""
-        return float(np.nansum(self.count * np.abs(self.accuracy - self.confidence)) / self.count.sum())
-
     def csv_text(self) -> str:
         """One line a bin, with its edges; nothing in the two means of an empty bin."""
         stream = io.StringIO()

@@ -36,7 +36,7 @@ class Run:
         commit: of the code, where the run was started in a checkout.
         finished: when ``result.json`` was written, in seconds since 1970.
         ece: expected calibration error over the test's query images, a fraction.
-        bins: what ``ece`` is made of; None for an older run.
+        bins: accuracy by confidence; None for an older run.
         accuracy: ``(episodes,)`` test accuracies, fractions in [0, 1].
         fingerprints: one a test episode, same order as ``accuracy``.
     """
@@ -127,7 +127,7 @@ def _read_run(folder: Path) -> Run:
             split=_optional(str, result.get("split")),
             task=str(task.get("name") or f"{task['ways']}w{task['shots']}s"),
             ways=int(task["ways"]),
-            label_fraction=_label_fraction(result, folder),
+            label_fraction=float(result.get("label_fraction", 1.0)),  # an older run does not state it
             distractors=int(task.get("distractors") or 0),
             seed=int(result["seed"]),
             bn=str(result["bn"]),
@@ -177,20 +177,6 @@ def _read_episodes(file: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         raise UserError(f"{file}: no test episodes in it")
     ordered = [rows[episode] for episode in sorted(rows)]
     return np.array([accuracy for accuracy, _ in ordered]), tuple(fingerprint for _, fingerprint in ordered)
-
-
-def _label_fraction(result: dict[str, Any], folder: Path) -> float:
-    """Also of an older run, whose result does not state it, from the settings beside it or what was typed."""
-    stated = result.get("label_fraction")
-    if stated is None and (config := folder / ".hydra" / "config.yaml").is_file():
-        found = re.search(r"^  label_fraction: (\S+)$", _read_text(config), re.MULTILINE)
-        stated = found and found[1]
-    typed = (
-        str(override).rpartition("data.label_fraction=")[2]
-        for override in result.get("overrides") or ()
-        if "data.label_fraction=" in str(override)
-    )
-    return float(stated if stated is not None else next(typed, 1.0))
 
 
 def _read_failure(folder: Path) -> Failure:

@@ -104,8 +104,8 @@ def reliability(table: Table, target: Path) -> bool:
         sizes = 8 + 300 * bins.count[full] / bins.count.sum()
         style: dict[str, Any] = {"color": colour, "alpha": 0.7, "linewidths": 0, "clip_on": False}
         axes.scatter(bins.confidence[full], bins.accuracy[full], s=sizes, **style)
-        error = np.mean([run.bins.ece for run in row.runs if run.bins])
-        axes.text(0.5, 1.01, f"ECE {100 * error:.1f}%", **_BELOW_TITLE, transform=axes.transAxes)
+        if errors := [run.ece for run in row.runs if run.ece is not None]:
+            axes.text(0.5, 1.01, f"ECE {100 * np.mean(errors):.1f}%", **_BELOW_TITLE, transform=axes.transAxes)
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence")
 
     rows = [row for row in table.rows if any(run.bins for run in row.runs)]
