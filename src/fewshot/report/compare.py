@@ -67,6 +67,10 @@ class Row:
         """``(episodes,)``: the accuracy of each test episode, averaged over seeds."""
         return _mean(self.runs)
 
+    def name(self, run: Run) -> str:
+        """What tells one of the row's runs from all others: the label, of several seeds with the run's own."""
+        return f"{self.label} seed={run.seed}" if len(self.runs) > 1 else self.label
+
     @property
     def verdict(self) -> str:
         """``better`` or ``worse`` than the reference where both intervals leave out zero."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fewshot.errors import UserError
 from fewshot.report.collect import Failure, Run
-from fewshot.report.compare import Row, Table
+from fewshot.report.compare import Table
 from fewshot.report.render import footnotes, shown
 
 _ALBUMS = 24  # runs whose own images are embedded: a page of some ten megabytes
@@ -46,7 +46,7 @@ def page(table: Table, failures: Sequence[Failure], figures: Sequence[Figure], o
     Raises:
         UserError: a figure cannot be read.
     """
-    runs = [(_name(row, run), run) for row in table.rows for run in row.runs]
+    runs = [(row.name(run), run) for row in table.rows for run in row.runs]
     started: list[tuple[str, Run | Failure]] = [*runs]
     failed = list(zip([row for row in table.rows if not row.runs], failures, strict=True))
     started += [(row.label, failure) for row, failure in failed]
@@ -124,10 +124,6 @@ def _groups(table: Table) -> list[dict[str, Any]]:
         for rows in table.groups
         for noted in [any(row.note for row in rows)]
     ]
-
-
-def _name(row: Row, run: Run) -> str:
-    return f"{row.label} seed={run.seed}" if len(row.runs) > 1 else row.label
 
 
 def _images(run: Run, own: Path) -> list[Path]:

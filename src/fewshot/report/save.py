@@ -79,8 +79,7 @@ def report(paths: Iterable[str | Path], folder: Path | None) -> Table:
 def _boundary_files(table: Table) -> dict[str, Path]:
     """The decision boundaries that runs saved, by the name and test accuracy of each."""
     return {
-        f"{row.label}{f' seed={run.seed}' if len(row.runs) > 1 else ''}\n"
-        f"test accuracy {100 * run.stated_accuracy:.1f}%": run.path / "figures/boundary.npz"
+        f"{row.name(run)}\ntest accuracy {100 * run.stated_accuracy:.1f}%": run.path / "figures/boundary.npz"
         for row in table.rows
         for run in row.runs
         if (run.path / "figures/boundary.npz").is_file()
