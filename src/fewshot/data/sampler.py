@@ -80,12 +80,12 @@ class EpisodeSampler:
         self.starts, self.counts = split.starts.to(device), split.counts.to(device)
         self.every_image = torch.arange(int(split.counts.max()), device=device)
         self.absent = self.every_image >= self.counts[:, None]  # (classes, images)
-        self.unlabelled = self._choose_unlabelled(label_fraction) if label_fraction < 1 else None
+        self.without_label = self._choose_without_label(label_fraction) if label_fraction < 1 else None
         self._check()
         pixels = torch.arange(height * width, device=device).view(height, width)
         self.turned = torch.stack([torch.rot90(pixels, turn).flatten() for turn in range(4)])
 
-    def _choose_unlabelled(self, fraction: float) -> Tensor:
+    def _choose_without_label(self, fraction: float) -> Tensor:
         """``(classes, images)`` bool: all but the labelled ones, of which each class keeps at least one."""
         rows = torch.arange(len(self.starts), device=self.starts.device)[:, None]
         hashes = counter.bits(counter.key(_LABELS, device=rows.device), rows, self.every_image)
@@ -106,18 +106,20 @@ class EpisodeSampler:
             )
         if self.draw != "independent" and self.distractors:
             raise UserError(f"distractor classes are drawn at random: they need draw=independent, not {self.draw}")
-        labelled = self.counts if self.unlabelled is None else self.counts - (self.unlabelled & ~self.absent).sum(1)
+        labelled = (
+            self.counts if self.without_label is None else self.counts - (self.without_label & ~self.absent).sum(1)
+        )
         need, fewest = self.shots + self.queries, int(labelled.min())
         poorest = repr(split.classes[int(labelled.argmin())])
         if need > fewest:
             kind, further = (
-                ("images", "") if self.unlabelled is None else ("labelled images", ", or raise label_fraction")
+                ("images", "") if self.without_label is None else ("labelled images", ", or raise label_fraction")
             )
             raise UserError(
                 f"{self.shots} shots + {self.queries} queries, but {split.name} has {fewest} {kind} of class "
                 f"{poorest}: lower task.shots or task.queries (task.train_shots or task.train_queries){further}"
             )
-        left = self.counts - (need if self.unlabelled is None else labelled)
+        left = self.counts - (need if self.without_label is None else labelled)
         wanted, fewest = self.unlabeled + self.unlabeled_query, int(left.min())
         if wanted > fewest:
             poorest = repr(split.classes[int(left.argmin())])
@@ -189,10 +191,10 @@ class EpisodeSampler:
         last = torch.iinfo(torch.int64).max
         hashes = hashes.masked_fill(self.absent[character], last)
         need, wanted = self.shots + self.queries, self.unlabeled + self.unlabeled_query
-        if self.unlabelled is None:
+        if self.without_label is None:
             drawn, spare = hashes.topk(need + wanted, largest=False).indices.split([need, wanted], dim=2)
         else:
-            without = self.unlabelled[character]
+            without = self.without_label[character]
             drawn = hashes.masked_fill(without, last).topk(need, largest=False).indices
             spare = hashes.masked_fill(~without, last).topk(wanted, largest=False).indices
         first = self.starts[character][..., None]
