@@ -1,18 +1,16 @@
-"""What all methods share: the meta-step, evaluation, BatchNorm's role, logging.
+"""What all methods share: the meta-step, evaluation, logging.
 
-A method writes ``fit_task``: adapt to the support set of one episode and return a predictor. The engine
-adds the task axis. One step is one meta-batch, however many optimisers a method has.
+A method has a ``network`` and writes ``fit_task``: adapt to the support set of one episode and return a
+predictor. The engine adds the task axis. One step is one meta-batch, however many optimisers a method has.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
@@ -20,26 +18,20 @@ from fewshot import parallel
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.inner import Engine
+from fewshot.methods.batchnorm import BatchNormProtocol
 from fewshot.methods.predictor import ExtraLoss, Predictor
-from fewshot.networks import Prediction
-from fewshot.networks.norm import Statistics, batch_norms, normalising, recording
 from fewshot.schedule import Schedule, budget_spent, constant, scale_rate, with_initial_rate
-
-BN_PROTOCOLS = ("transductive", "support", "running")
-CALIBRATION_EPISODES = 100
 
 Terms = dict[str, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
-class Method(pl.LightningModule, ABC):
+class Method(BatchNormProtocol):
     """A few-shot learner.
 
     Args:
         engine: runs the task axis and inner loops.
-        bn: where the statistics that normalise query images come from: ``transductive`` (the batch they
-            are in), ``support`` (the support set only) or ``running`` (averages over training).
-            Training uses batch statistics under ``running``. The inner loop always sees its own batch.
+        bn: see ``BatchNormProtocol``.
         optimizer: of the outer loop, made from the parameters; None for a method without any.
         schedule: factor of its learning rate over the budget.
         clip_norm, clip_value: limits of the outer gradient's norm and of its entries.
@@ -47,7 +39,6 @@ class Method(pl.LightningModule, ABC):
     """
 
     inner_steps = 0
-    stores_statistics = False  # keeps running averages in training whatever ``bn`` is
 
     def __init__(
         self,
@@ -59,22 +50,16 @@ class Method(pl.LightningModule, ABC):
         clip_value: float | None = None,
         sum_tasks: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(bn)
         self.automatic_optimization = False
-        self.engine, self.bn = engine, bn
+        self.engine = engine
         self.make_optimizer, self.schedule = optimizer, schedule
         self.clip_norm, self.clip_value, self.sum_tasks = clip_norm, clip_value, sum_tasks
-        self.bn_estimated = False
         self._window: list[Tensor] = []
         # Metrics, which sum over processes: Lightning's own mean counts unequal batches as integers.
         self.val_accuracy, self.val_loss = MeanMetric(), MeanMetric()
 
     # What a method writes
-
-    @property
-    @abstractmethod
-    def network(self) -> nn.Module:
-        """The network whose norm layers ``bn`` speaks of."""
 
     @property
     def features(self) -> int:
@@ -104,102 +89,10 @@ class Method(pl.LightningModule, ABC):
         return F.cross_entropy(logits, labels)
 
     def chunks(self, episodes: Episode) -> Iterator[Episode]:
-        """The pieces of a batch that the engine computes together."""
         return self.engine.chunks(episodes, adapts=self.inner_steps > 0)
 
     def prepare(self, episodes: Episode) -> None:
         """Set what starts from data, before the first step is taken on ``episodes``; most methods have nothing."""
-
-    # BatchNorm
-
-    @property
-    def bn(self) -> str:
-        return self._bn
-
-    @bn.setter
-    def bn(self, protocol: str) -> None:
-        if protocol not in BN_PROTOCOLS:
-            raise UserError(f"bn={protocol}: choose one of {', '.join(BN_PROTOCOLS)}")
-        self._bn = protocol
-
-    @property
-    def bn_protocol(self) -> str:
-        """What a result states: ``bn``, or ``none`` for a network without batch normalisation."""
-        return self.bn if batch_norms(self.network) else "none"
-
-    def run(
-        self, network: nn.Module, params: dict[str, Tensor], support_x: Tensor, x: Tensor, joint: bool = False
-    ) -> Any:
-        """``network`` on query images ``x`` of one task, normalised as ``bn`` says.
-
-        The output's last ``len(x)`` rows belong to ``x``. With ``joint``, or where the support set's
-        statistics are wanted, those of ``support_x`` come before them, out of the same pass.
-        """
-        source: Statistics | float = Statistics.BATCH
-        if self.bn == "support" and batch_norms(network):
-            source, joint = len(support_x) / (len(support_x) + len(x)), True
-        elif self.bn == "running" and not self.training:
-            source = Statistics.RUNNING
-        with normalising(network, source):
-            return functional_call(network, params, (torch.cat([support_x, x]) if joint else x,))
-
-    def classify(self, predict: Predictor, query_x: Tensor) -> tuple[Prediction, Terms]:
-        """The prediction on query images and, in training, the statistics that its pass saw."""
-        if not (self.training and (self.stores_statistics or self.bn == "running")):
-            return predict(query_x), {}
-        with recording(self.network) as seen:
-            prediction = predict(query_x)
-        terms = {}
-        for layer, passes in enumerate(seen):
-            if passes:
-                terms[f"norm/{layer}/mean"], terms[f"norm/{layer}/var"] = passes[-1]
-        return prediction, terms
-
-    def _update_statistics(self, every: Terms, tasks: int) -> None:
-        """Running statistics from those of each task, averaged over the meta-batch of all processes."""
-        for number, layer in enumerate(batch_norms(self.network)):
-            if f"norm/{number}/mean" in every:
-                pair = torch.stack([every[f"norm/{number}/{part}"].sum(0) for part in ("mean", "var")])
-                layer.update(*(parallel.total(pair) / tasks))
-
-    def _calibrate(self) -> None:
-        """Under ``bn=running`` without stored averages: estimate them from fixed training episodes, and say so."""
-        layers = batch_norms(self.network)
-        self.bn_estimated = self.bn == "running" and any(layer.updates == 0 for layer in layers)
-        if not self.bn_estimated:
-            return
-        self.bn = "transductive"
-
-        def passes(episode: Episode) -> Terms:
-            predict = self.predictor(episode)
-            with recording(self.network) as seen:
-                predict(episode.query_x)
-            return {f"{n}/{part}": s[-1][part] for n, s in enumerate(seen) for part in (0, 1)}
-
-        with torch.no_grad():
-            parts = [
-                self.engine.each(passes, chunk)
-                for episodes in self.trainer.datamodule.calibration(CALIBRATION_EPISODES, self.device)  # type: ignore[attr-defined]
-                for chunk in self.chunks(episodes)
-            ]
-            for number, layer in enumerate(layers):
-                mean, var = (torch.cat([part[f"{number}/{p}"] for part in parts]).mean(0) for p in (0, 1))
-                layer.running_mean.copy_(mean)
-                layer.running_var.copy_(var)
-        self.bn = "running"
-
-    def on_validation_start(self) -> None:
-        self._raise_if_diverged()
-        self._calibrate()
-
-    def on_validation_epoch_end(self) -> None:
-        loss = self.trainer.callback_metrics.get("val/loss")
-        if self.trainer.state.fn == "fit" and loss is not None and not torch.isfinite(loss):
-            self._diverged_at = torch.tensor(self.trainer.global_step - 1)
-            self._raise_if_diverged()  # before these weights become a checkpoint
-
-    def on_test_start(self) -> None:
-        self._calibrate()
 
     # Training
 
@@ -223,7 +116,7 @@ class Method(pl.LightningModule, ABC):
         self._watch(parallel.total(every["loss"].sum()), step)
         self._update_statistics(every, tasks)
         self.update(optimizers, step)
-        self._log_window({name: values for name, values in every.items() if not name.startswith("norm/")}, step)
+        self._log_window(every, step)
 
     def update(self, optimizers: list[Any], step: int) -> None:
         """Clip and step. Only the first optimiser's step is counted, so a step of the trainer is a meta-batch."""
@@ -267,6 +160,19 @@ class Method(pl.LightningModule, ABC):
                 "the checkpoints are from before that step"
             )
 
+    def on_validation_start(self) -> None:
+        self._raise_if_diverged()
+        super().on_validation_start()
+
+    def on_validation_epoch_end(self) -> None:
+        loss = self.trainer.callback_metrics.get("val/loss")
+        if self.trainer.state.fn == "fit" and loss is not None and not torch.isfinite(loss):
+            self._diverged_at = torch.tensor(self.trainer.global_step - 1)
+            self._raise_if_diverged()  # before these weights become a checkpoint
+
+    def on_test_start(self) -> None:
+        self._calibrate()
+
     def _log_window(self, every: Terms, step: int) -> None:
         """Log means over the tasks since the last log, so that nothing is read from the device in between."""
         sums = [torch.stack([values.nansum(), (~values.isnan()).sum()]) for values in every.values()]
@@ -280,7 +186,6 @@ class Method(pl.LightningModule, ABC):
     # Evaluation
 
     def predictor(self, episode: Episode) -> Predictor:
-        """The predictor that is tested on an episode."""
         return self.fit_task(episode)
 
     def logits(self, episodes: Episode) -> Tensor:
