@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fewshot.data import glyphs as module
 from fewshot.data.cache import cached
-from fewshot.data.glyphs import Character, Glyphs, candidates, crop, distinct, draw, load_fonts
+from fewshot.data.characters import candidates, distinct
+from fewshot.data.drawing import FACES, STYLES, Character, crop, draw, load_fonts
+from fewshot.data.glyphs import Glyphs
 from fewshot.data.split import Split
 from fewshot.errors import UserError
 
@@ -54,7 +55,7 @@ def test_no_two_splits_hold_one_shape() -> None:
     for key, characters in distinct(candidates(), fonts).items():
         masks[key], aspects[key] = [], []
         for character in characters:
-            ink = crop(character.code, fonts[next(face for face in character.faces if face in module.STYLES)])
+            ink = crop(character.code, fonts[next(face for face in character.faces if face in STYLES)])
             assert ink is not None
             masks[key].append(np.asarray(ink.resize((24, 24), Image.Resampling.BILINEAR)).ravel() > 127)
             aspects[key].append(ink.width / ink.height)
@@ -82,9 +83,9 @@ def test_look_alikes_are_kept_once_and_in_the_first_split() -> None:
 def test_every_face_really_holds_its_characters() -> None:
     found = [character for characters in candidates().values() for character in characters]
     latin = next(character for character in found if character.code == ord("A"))
-    assert set(latin.faces) == set(module.FACES)
+    assert set(latin.faces) == set(FACES)
     hebrew = next(character for character in found if character.code == 0x05D0)
-    assert set(hebrew.faces) < set(module.FACES)
+    assert set(hebrew.faces) < set(FACES)
     fonts = load_fonts()
     box = crop(0x10FFFF, fonts["DejaVuSans"])  # held by no face: the box for a missing character
     assert box is not None
