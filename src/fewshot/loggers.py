@@ -1,43 +1,325 @@
-"""Loggers that need more than a constructor call."""
+"""Lightning's loggers, made to go on with a run that resumes and to show more than metrics."""
 
+import csv
+import io
 import logging
+import netrc
 import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from pytorch_lightning.loggers import WandbLogger
+import numpy as np
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.utilities import rank_zero_only
+
+from fewshot.errors import UserError
+from fewshot.report.atomic import write_bytes
 
 log = logging.getLogger(__name__)
 
 
-def wandb_logger(save_dir: str, project: str, offline: bool | None = None, **options: Any) -> WandbLogger:
-    """A Weights & Biases logger that never asks a question.
+def continue_from(loggers: Iterable[Logger], step: int) -> None:
+    """Before anything is logged: the run goes on from a checkpoint after ``step`` steps."""
+    for logger in loggers:
+        if isinstance(logger, CSV | TensorBoard | Wandb):
+            logger.continue_from(step)
+
+
+def conclude(loggers: Iterable[Logger], result: Mapping[str, Any]) -> None:
+    """Log the test scores of ``result``, what ``result.json`` holds, and end."""
+    scores = {f"test/{name}": value for name, value in result["test"].items()}
+    for logger in loggers:
+        if isinstance(logger, TensorBoard | Wandb):
+            logger.conclude(scores, result)
+        else:
+            logger.log_metrics(scores, step=result["train"]["steps"])
+        logger.finalize("success")
+
+
+def sortable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings by which runs are sorted and grouped, flat; all others under ``settings``."""
+    chosen = {group: choice for group, choice in settings.get("choices", {}).items() if choice is not None}
+    task = {key: settings["task"][key] for key in ("ways", "shots", "queries", "meta_batch") if "task" in settings}
+    others = {key: settings[key] for key in ("seed", "bn", "checkpoint", "weights") if key in settings}
+    return chosen | task | others | {"settings": {key: node for key, node in settings.items() if key != "choices"}}
+
+
+class CSV(CSVLogger):
+    """``metrics.csv``, replaced by a new run and continued by one that resumes."""
+
+    _before = 0
+
+    @rank_zero_only
+    def continue_from(self, step: int) -> None:
+        self._before = step
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            file = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE
+            columns = _keep_rows(file, self._before)
+            self._experiment = _Writer(self.log_dir)
+            self._experiment.metrics_keys = columns
+        return self._experiment
+
+
+class _Writer(ExperimentWriter):
+    """Lightning's, which loses the file when it is killed while a new column is added."""
+
+    def _check_log_dir_exists(self) -> None:
+        pass  # would remove the file
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        file = Path(self.metrics_file_path)
+        with file.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        _write_rows(file, fieldnames, rows)
+
+
+def _keep_rows(file: Path, before: int) -> list[str]:
+    """Keep the rows of the first ``before`` steps, counted from 0, and return their columns; the others go."""
+    rows: list[dict[str, str]] = []
+    if before and file.is_file():
+        with file.open(newline="") as stream:
+            # A row that was cut off in the middle lacks columns.
+            rows = [row for row in csv.DictReader(stream) if None not in row.values() and int(row["step"]) < before]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    if rows:
+        _write_rows(file, columns, [{name: row[name] for name in columns} for row in rows])
+    else:
+        file.unlink(missing_ok=True)
+    return columns
+
+
+def _write_rows(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(file, stream.getvalue().encode())
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's, with images, and with the test scores beside the settings in its HPARAMS tab."""
+
+    def __init__(self, save_dir: str, **options: Any) -> None:
+        try:
+            super().__init__(save_dir, default_hp_metric=False, **options)
+        except ModuleNotFoundError as error:
+            raise UserError("logger=tensorboard: pip install tensorboard") from error
+
+    @rank_zero_only
+    def continue_from(self, step: int) -> None:
+        self._kwargs["purge_step"] = step
+
+    @rank_zero_only
+    def log_image(self, key: str, images: Sequence[str], step: int) -> None:
+        """Show PNG files, beside the metrics of the same step: Lightning counts theirs from 0."""
+        for image in images:
+            with Image.open(image) as picture:
+                self.experiment.add_image(key, np.asarray(picture.convert("RGB")), max(step - 1, 0), dataformats="HWC")
+
+    @rank_zero_only
+    def conclude(self, scores: dict[str, float], result: Mapping[str, Any]) -> None:
+        """Log the test scores as the metrics of these settings."""
+        settings = sortable(dict(self.hparams)) | {"bn": result["bn"]}
+        self.log_hyperparams(settings, scores, result["train"]["steps"])
+
+
+class Wandb(WandbLogger):
+    """A run of Weights & Biases that never asks a question, and never waits long for a server.
+
+    Everything is on disk as well; what a server does not take is sent later by ``wandb sync``. The rows of a step
+    are one row, under the number of steps that were taken. A run that resumes keeps its id, and sends no row twice.
 
     Args:
-        save_dir: where the run's files go.
-        project: its name there.
-        offline: None goes online where a key is found (``WANDB_API_KEY`` or a netrc entry) and
-            ``WANDB_MODE`` does not say otherwise; ``wandb sync`` sends an offline run later.
+        save_dir: the folder of the run.
+        group: None is the folder of the sweep.
+        tags: those that are None are left out.
+        offline: None is online where a key is found and neither ``WANDB_MODE`` nor ``wandb offline`` says otherwise.
+        log_model: send the best checkpoint as an artifact.
+        timeout: seconds for the server to answer at the start, and to take the rest at the end.
         options: further arguments of ``wandb.init``.
     """
-    import wandb
 
-    if offline is None:
-        mode = os.environ.get("WANDB_MODE")
-        offline = mode == "offline" if mode else not _has_key()
-    Path(save_dir).mkdir(parents=True, exist_ok=True)
-    if offline:
-        log.info("wandb is offline: 'wandb sync %s/wandb/offline-run-*' sends this run later", save_dir)
-    settings = wandb.Settings(silent=True, console="off")
-    return WandbLogger(save_dir=save_dir, project=project, offline=offline, settings=settings, **options)
+    def __init__(
+        self,
+        save_dir: str,
+        group: str | None = None,
+        tags: Iterable[str | None] = (),
+        offline: bool | None = None,
+        log_model: bool = False,
+        timeout: float = 30.0,
+        **options: Any,
+    ) -> None:
+        if find_spec("wandb") is None:
+            raise UserError("logger=wandb: pip install wandb")
+        parent = Path(save_dir).resolve().parent
+        group = group or (parent.name if (parent / "multirun.yaml").is_file() else None)
+        super().__init__(save_dir=save_dir, group=group, tags=[str(tag) for tag in tags if tag], **options)
+        self.wants_offline, self.wants_model, self.timeout = offline, log_model, timeout
+        self.steps: int | None = None  # of training that were taken, and the episodes in them
+        self.episodes: int | None = None
+        folder = Path(save_dir) / "wandb"
+        self._run_id, self._next_step = folder / "run_id.txt", folder / "next_step.txt"
+        self._first = 0  # the rows of earlier steps are there
+
+    @rank_zero_only
+    def continue_from(self, step: int) -> None:
+        if self._run_id.is_file():
+            log.info("wandb: going on from step %d; rows of later steps that it has are not sent again", step)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._run_id.parent.mkdir(parents=True, exist_ok=True)
+            if self._run_id.is_file():
+                self._id = self._run_id.read_text().strip()
+                self._first = int(self._next_step.read_text() or 0) if self._next_step.is_file() else 0
+            self._experiment = self._start(self._is_offline())
+        return self._experiment
+
+    def _is_offline(self) -> bool:
+        import wandb
+
+        settings = wandb.setup().settings
+        if self.wants_offline is False and not _has_key(settings):
+            raise UserError("logger.wandb.offline=false: no key found; 'wandb login', or set WANDB_API_KEY")
+        if self.wants_offline is not None:
+            return self.wants_offline
+        return settings.mode in ("offline", "dryrun") or (settings.mode == "online" and not _has_key(settings))
+
+    def _start(self, offline: bool) -> Any:
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=self.timeout,
+            finish_timeout=self.timeout,
+            finish_timeout_raises=True,
+            x_transaction_log_flush_interval=1,  # seconds of which a killed process loses the rows
+        )
+        options = self._wandb_init | {"id": self._id, "settings": settings, "reinit": "finish_previous"}
+        del options["anonymous"]  # of which wandb warns, even where it is None
+        if offline:
+            options["mode"] = "offline"
+        before = set(self._run_id.parent.glob("run-*"))
+        try:
+            run = wandb.init(**options)
+        except wandb.errors.CommError as error:
+            for attempt in set(self._run_id.parent.glob("run-*")) - before:
+                shutil.rmtree(attempt, ignore_errors=True)
+            log.warning("wandb: going on offline, since the server cannot be used: %s", _line(error))
+            return self._start(offline=True)
+        except wandb.Error as error:
+            raise UserError(f"logger=wandb: {_line(error)}") from error
+        if offline:
+            log.info("wandb is offline: 'wandb sync %s' sends this run later", run.settings.sync_dir)
+        self._id = run.id
+        write_bytes(self._run_id, run.id.encode())
+        run.define_metric("episodes")
+        for name, summary in (("train/*", None), ("val/*", None), ("val/accuracy", "max")):
+            run.define_metric(name, step_metric="episodes", summary=summary)
+        return run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        super().log_hyperparams(sortable(dict(params)))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        run, at = self.experiment, step or 0 if self.steps is None else self.steps
+        if at < self._first:
+            return
+        seen = {} if self.episodes is None else {"episodes": self.episodes}
+        # A row is open until a later step begins, and lost with the process; a checkpoint follows a validation.
+        at, ends = max(at, run.step), "val/accuracy" in metrics
+        run.log(seen | dict(metrics), step=at, commit=ends)
+        self._next_step.write_text(str(at + ends))
+
+    @rank_zero_only
+    def log_table(self, key: str, columns: list[str], data: list[list[Any]], **_: Any) -> None:  # type: ignore[override]
+        self._with_server(lambda: super(Wandb, self).log_table(key, columns, data))
+
+    @rank_zero_only
+    def conclude(self, scores: Mapping[str, float], result: Mapping[str, Any]) -> None:
+        """Log the test scores and the summary, send the best checkpoint where it is wanted, and end the run."""
+        if self.wants_model and result["train"]["steps"]:
+            self._with_server(lambda: self._send_model(scores, result))
+        self.log_metrics(scores, result["train"]["steps"])
+        run = self.experiment
+        run.log({}, commit=True)  # else the last row would come after the summary, and replace parts of it
+        summary = dict(scores) | {"parameters": result["parameters"], "peak_memory_mb": result["peak_memory_mb"]}
+        run.summary.update(summary | {key: result["train"][key] for key in ("steps", "episodes", "seconds")})
+        if result["val"]["accuracy"] is not None:
+            run.summary["val/accuracy"] = result["val"]["accuracy"]  # a number in place of {"max": ...}
+        run.config.update({key: result[key] for key in ("bn", "device", "git_commit")}, allow_val_change=True)
+        self.finish()
+
+    def _send_model(self, scores: Mapping[str, float], result: Mapping[str, Any]) -> None:
+        import wandb
+
+        run, file = self.experiment, Path(result["path"]) / result["checkpoint"]
+        artifact = wandb.Artifact(f"model-{run.id}", "model", metadata={**scores, "method": result["method"]})
+        # Not copied: offline, the copy would lie outside of the run's folder.
+        artifact.add_file(str(file), name=file.name, policy="immutable")
+        run.log_artifact(artifact, aliases=["best"])
+
+    def _with_server(self, send: Callable[[], None]) -> None:
+        """``send`` artifacts, for which wandb asks the server: where that is lost, the run goes on offline."""
+        import wandb
+
+        before = os.environ.get("WANDB_DATA_DIR")
+        os.environ.setdefault("WANDB_DATA_DIR", str(self._run_id.parent))  # they wait there, not in the home folder
+        try:
+            send()
+        except wandb.errors.CommError as error:
+            log.warning("wandb: going on offline, since the server cannot be used: %s", _line(error))
+            config = dict(self.experiment.config)
+            self.finish()
+            self._experiment = self._start(offline=True)
+            self._experiment.config.update(config)
+            send()
+        finally:
+            if before is None:
+                del os.environ["WANDB_DATA_DIR"]
+
+    @rank_zero_only
+    def finish(self, status: int = 0) -> None:
+        """End the run, with the exit status of the process; a server that does not answer keeps nothing waiting."""
+        if self._experiment is None:
+            return
+        try:
+            self._experiment.finish(status)
+        except TimeoutError:
+            log.warning(
+                "wandb: the server has not taken everything in %g s; it is on disk: "
+                "'wandb sync --include-online %s' sends it",
+                *(self.timeout, self._experiment.settings.sync_dir),
+            )
 
 
-def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
+wandb_logger = Wandb  # as the recipes of older checkpoints call it
+
+
+def _has_key(settings: Any) -> bool:
+    if settings.api_key or settings.identity_token_file:
         return True
-    import netrc
-
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(urlsplit(settings.base_url).netloc) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -214,19 +214,3 @@ def test_ctrl_c_leaves_a_checkpoint_and_130(environment, tmp_path):
     assert process.returncode == 130, output
     assert (out / "checkpoints/last.ckpt").stat().st_mtime_ns > before
     assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
-
-
-def test_wandb_is_offline_without_a_key_and_absent_otherwise(run, environment, tmp_path):
-    out = tmp_path / "out"
-    done = run("logger=wandb", "method=nearest", folder=out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (stored,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
-    assert b"test/accuracy" in stored.read_bytes()
-    code = (
-        "import runpy, sys; sys.argv = ['run.py', 'method=nearest', 'hydra.run.dir=plain', *sys.argv[1:]];"
-        f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__'); print('wandb' in sys.modules)"
-    )
-    command = [sys.executable, "-c", code, *SMALL]
-    plain = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert plain.stdout.splitlines()[-1] == "False", plain.stdout + plain.stderr
-    assert result(tmp_path / "plain")["bn"] == "none"

@@ -2,6 +2,7 @@
 
 from fewshot.callbacks.boundary import DecisionBoundary
 from fewshot.callbacks.collapse import Collapse
+from fewshot.callbacks.dashboard import Dashboard
 from fewshot.callbacks.figures import Figures
 from fewshot.callbacks.progress import Progress
 from fewshot.callbacks.recipe import Recipe
@@ -11,6 +12,7 @@ from fewshot.callbacks.throughput import Throughput
 
 __all__ = [
     "Collapse",
+    "Dashboard",
     "DecisionBoundary",
     "Figures",
     "Progress",

@@ -1,0 +1,45 @@
+"""What dashboards show beside metrics."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+from fewshot.callbacks.scores import Scores
+from fewshot.loggers import Wandb
+
+
+class Dashboard(pl.Callback):
+    """Tells W&B how far training is, sends the table of test episodes, and ends the run there when it fails here."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._tell(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._tell(trainer)
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.steps = trainer.global_step
+                logger.episodes = logger.steps * trainer.datamodule.task.meta_batch  # type: ignore[attr-defined]
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.steps = trainer.global_step + 1  # the row of the last step is complete
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        for scores in (callback for callback in trainer.callbacks if isinstance(callback, Scores)):  # type: ignore[attr-defined]
+            rows = [list(row) for row in scores.rows()]
+            for logger in trainer.loggers:
+                if isinstance(logger, Wandb):
+                    logger.log_table("test/per_episode", columns=["episode", "accuracy", "fingerprint"], data=rows)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.finish(getattr(exception, "status", 1))
