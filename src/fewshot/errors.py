@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line that says what is wrong and what to do. Commands print it
     without a traceback and exit with status 1.
     """
+
+
+class FolderTaken(UserError):
+    """The folder of a run belongs to another one, in which nothing may be written."""

@@ -5,6 +5,7 @@ step has a backward pass for every chunk of tasks, and processes may hold unequa
 summed once, after all of them, and divided by the number of tasks.
 """
 
+import os
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -26,6 +27,16 @@ class TaskParallel(DDPStrategy):
             dist.broadcast(tensor, 0)
 
 
+def rank() -> int:
+    """Of this process, also before Lightning has set up the others."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+
+
+def launched() -> bool:
+    """Whether torchrun or SLURM has started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+
+
 def several() -> bool:
     """Whether more than one process trains this run."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -37,6 +48,11 @@ def total(value: Tensor) -> Tensor:
         value = value.clone()
         dist.all_reduce(value)
     return value
+
+
+def anywhere(holds: bool, device: torch.device) -> bool:
+    """Whether something holds in one process at least; all of them must ask."""
+    return bool(total(torch.tensor(float(holds), device=device))) if several() else holds
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], scale: float = 1.0) -> None:

@@ -22,6 +22,11 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     write_bytes(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
+def validation_accuracy(folder: Path) -> float | None:
+    """What a finished run states; None for one without validation."""
+    return json.loads((folder / "result.json").read_text())["val"]["accuracy"]
+
+
 def write_episodes(folder: Path, rows: Iterable[tuple[int, float, str]]) -> None:
     """``episodes.csv``: one row a test episode."""
     stream = io.StringIO()

@@ -39,7 +39,8 @@ def budget_spent(trainer: pl.Trainer) -> float:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
             elapsed = callback.time_elapsed()
-            return min(1.0, elapsed / (elapsed + max(left, 1e-9)))
+            spent = min(1.0, elapsed / (elapsed + max(left, 1e-9)))
+            return trainer.strategy.broadcast(spent)  # several processes follow one clock
     return 0.0
 
 

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import fewshot.command.folder  # noqa: F401 - resolvers of conf/config.yaml
 from fewshot.data import Task
 from fewshot.methods import MAML, MatchingNet, MetaGAN, NearestNeighbour, ProtoNet, RelationNet
 

@@ -56,3 +56,9 @@ class Collapse(pl.Callback):
             return False
         self._told.add(case)
         return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"in_a_row": self._in_a_row, "told": sorted(self._told)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._in_a_row, self._told = state_dict["in_a_row"], set(state_dict["told"])

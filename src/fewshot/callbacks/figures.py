@@ -60,6 +60,14 @@ class Figures(pl.Callback):
         strip = {first: self._seen[shown[0]][first]} | {f"step {step}": self._seen[step][last] for step in shown}
         image_rows(strip, self.folder / "generated_over_time.png")
 
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "seen": {step: {name: torch.from_numpy(x) for name, x in row.items()} for step, row in self._seen.items()}
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seen = {step: {name: x.numpy() for name, x in row.items()} for step, row in state_dict["seen"].items()}
+
     def on_test_batch_end(
         self,
         trainer: pl.Trainer,

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from fewshot import parallel
+
 log = logging.getLogger(__name__)
 
 
@@ -22,6 +24,9 @@ class Stopped(Exception):
 class Stopping(pl.Callback):
     """On Ctrl-C or SIGTERM finish the step, write ``checkpoint`` and raise ``Stopped``; a second signal does not wait.
 
+    A validation is finished too, since a run that goes on must have its result; what it writes is the checkpoint then.
+    Several processes stop at the same step, which they agree on whenever they log.
+
     Also asks for a validation at the last step, so that the weights a run ends with are candidates
     for its best checkpoint, whatever the interval.
     """
@@ -30,6 +35,7 @@ class Stopping(pl.Callback):
         self.checkpoint = checkpoint
         self._received: int | None = None
         self._before: dict[int, Any] = {}
+        self._validated = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -39,22 +45,36 @@ class Stopping(pl.Callback):
         if self._received is not None:
             raise KeyboardInterrupt
         self._received = number
-        log.warning("%s: finishing this step, then a checkpoint; again to stop at once", signal.Signals(number).name)
+        if parallel.rank() == 0:
+            name = signal.Signals(number).name
+            log.warning("%s: finishing this step, then a checkpoint; again to stop at once", name)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._leave(trainer)
-        if trainer.global_step >= trainer.max_steps > 0:
+        step = trainer.global_step
+        if step >= trainer.max_steps > 0:
             trainer.should_stop = True
+        every = trainer.val_check_batch
+        validates = trainer.should_stop or bool(every and step % every == 0)
+        if not validates and (not parallel.several() or step % trainer.log_every_n_steps == 0):  # type: ignore[attr-defined]
+            self._leave(trainer, save=True)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
-        self._leave(trainer)
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated = True  # its checkpoint is written after this, by a callback that comes last
 
-    def _leave(self, trainer: pl.Trainer) -> None:
-        if self._received is not None:
-            trainer.save_checkpoint(self.checkpoint)
-            raise Stopped(self._received, self.checkpoint)
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._validated:
+            self._validated = False
+            self._leave(trainer, save=False)
+
+    def _leave(self, trainer: pl.Trainer, save: bool) -> None:
+        if parallel.anywhere(self._received is not None, trainer.strategy.root_device):
+            if save:
+                trainer.save_checkpoint(self.checkpoint)
+            raise Stopped(self._received or signal.SIGTERM, self.checkpoint)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore()

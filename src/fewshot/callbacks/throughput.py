@@ -26,7 +26,7 @@ class Throughput(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.episodes += trainer.datamodule.task.meta_batch  # type: ignore[attr-defined]
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._pause()
             self._since = time.perf_counter()
             episodes, seconds = self._mark

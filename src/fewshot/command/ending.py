@@ -9,41 +9,42 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
-from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from fewshot.callbacks import Stopped
-from fewshot.errors import UserError
+from fewshot.errors import FolderTaken, UserError
 from fewshot.report.atomic import write_bytes
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def ending(out: Path) -> Iterator[None]:
+def ending(out: Path, sweep: bool = False, worker: bool = False) -> Iterator[None]:
     """Within: a run that writes to ``out``. Turns what it raises into a message and an exit status.
 
     A failure is written to ``error.txt``, for the report. In a sweep the other runs go on; a signal ends it.
+    A worker leaves the last word to the process that started it, which reads the file of the first that failed.
     """
+    level = logging.DEBUG if worker else logging.ERROR
     try:
         yield
     except Stopped as stop:
-        log.error("%s", stop)
+        log.log(level, "%s", stop)
         sys.exit(stop.status)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
-        log.error("interrupted; what is in %s stays", out)
+        log.log(level, "interrupted; what is in %s stays", out)
         sys.exit(130)
     except Exception as error:
-        message = explain(error)
+        message, file = explain(error), out / "error.txt"
         if message is None:
             log.error("%s", traceback.format_exc())
             message = f"{type(error).__name__}: {error}"
-        log.error("error: %s", message)
-        with suppress(UserError):  # the folder itself may be what failed
-            write_bytes(out / "error.txt", f"{message}\n".encode())
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
+        if not isinstance(error, FolderTaken) and not (worker and file.exists()):
+            with suppress(UserError):  # the folder itself may be what failed
+                write_bytes(file, f"{message}\n".encode())
+        log.log(level, "error: %s", message)
+        if not sweep:
             sys.exit(1)
 
 
@@ -65,9 +66,7 @@ def explain(error: BaseException) -> str | None:
 def run(main: Callable[[], None]) -> None:
     """Call a Hydra ``main``; its own errors, and those of the output folder, end in one line too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints tracebacks before the error comes here
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics")
+    quiet()
     try:
         main()
     except CompactHydraException as error:
@@ -75,3 +74,10 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(f"{error}\n{cause}".strip())
     except OSError as error:
         sys.exit(f"error: {explain(error)}")
+
+
+def quiet() -> None:
+    """Lightning's advice is for its own programs."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics")

@@ -183,6 +183,14 @@ class Method(BatchNormProtocol):
                 self.log(f"train/{name}", mean, prog_bar=name == "loss")
             self._window.clear()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._window:
+            checkpoint["window"] = parallel.total(torch.stack(self._window))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "window" in checkpoint and parallel.rank() == 0:  # it is that of all processes
+            self._window = list(checkpoint["window"].to(self.device))
+
     # Evaluation
 
     def predictor(self, episode: Episode) -> Predictor:

@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from fewshot.errors import UserError
 
 
-def write_bytes(target: Path, content: bytes) -> None:
+def write_bytes(target: Path, content: bytes, keep: Path | None = None) -> None:
     """Replace ``target`` in one step, making its folder: a reader never sees half of it.
+
+    An older ``target`` becomes ``keep``, if one is given.
 
     Raises:
         UserError: the folder or the file cannot be written; an older ``target`` is still whole.
@@ -21,6 +23,8 @@ def write_bytes(target: Path, content: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             part.write_bytes(content)
+            if keep is not None and target.exists():
+                os.replace(target, keep)
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
