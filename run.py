@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> float | None:
     """One run of the command line, or of a sweep; its validation accuracy is what a sweeper searches by."""
     out = Path(HydraConfig.get().runtime.output_dir)
+    if parallel.rank():  # of several that torchrun or SLURM started, the first speaks
+        logging.getLogger().setLevel(logging.ERROR)
     with ending(out, sweep=HydraConfig.get().mode == RunMode.MULTIRUN), occupied(out):
         if job := prepare(cfg, out, git_commit(Path(__file__).parent)):
             run_job(job)
