@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from methods_table import TRAINED
+
 WORKER = Path(__file__).parent / "worker.py"
 
 
@@ -37,9 +39,13 @@ def launch(processes: int, *arguments: str) -> dict:
     return torch.load(Path(arguments[-1]) / "out.pt", weights_only=True)
 
 
+QUICK = [("protonet", "vmap"), ("maml", "vmap"), ("metagan", "vmap"), ("metagan_protonet", "vmap"), ("fomaml", "loop")]
+ALL = [(name, engine) for name in TRAINED for engine in ("vmap", "loop")]
+
+
 @pytest.mark.parametrize(
     ("name", "engine"),
-    [("protonet", "vmap"), ("maml", "vmap"), ("metagan", "vmap"), ("metagan_protonet", "vmap"), ("fomaml", "loop")],
+    [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ALL if pair not in QUICK)],
 )
 def test_two_processes_are_one(name, engine, tmp_path):
     """The same weights, running statistics, scores of every test episode and logged means; 5 tasks shared by 2."""

@@ -134,10 +134,12 @@ def test_two_processes_do_not_write_to_one_folder(run, tmp_path):
 def test_a_longer_budget_goes_on_with_a_finished_run(finished, tmp_path, run):
     out = tmp_path / "longer"
     shutil.copytree(finished, out)
-    done = run(f"resume={out}/checkpoints/last.ckpt", "trainer.max_steps=20", small=False)
+    done = run(f"resume={out}/checkpoints/last.ckpt", "trainer=ddp_cpu", "trainer.max_steps=20", small=False)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((out / "result.json").read_text())
-    assert told["train"]["steps"] == 20
+    assert (told["train"]["steps"], told["processes"]) == (20, 2)
+    curve = (out / "metrics.csv").read_text()
+    assert ",17," in curve  # validation every 3 steps, as before
     assert told["method"] == "metagan"
     assert "trainer.max_steps=20" in told["overrides"]
     assert "trainer.max_steps=14" not in told["overrides"]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fewshot import checkpoint, parallel
 from fewshot.command import folder
-from fewshot.command.settings import over_checkpoint, refuse_words_for_numbers, typed_keys, with_typed_budget
+from fewshot.command.settings import BUDGET, over_checkpoint, refuse_words_for_numbers, typed_keys, with_typed_budget
 from fewshot.errors import FolderTaken, UserError
 from fewshot.report.atomic import write_bytes
 
@@ -131,9 +131,7 @@ def _refuse_another_run(out: Path, there: dict[str, Any], here: dict[str, Any], 
 
 def _over(stored: DictConfig, cfg: DictConfig, typed: list[str]) -> DictConfig:
     """The settings of a run that goes on, with its new budget where one is typed."""
-    merged = over_checkpoint(stored, cfg, cfg.choices, typed)
-    began = [
-        override for override in stored.get("typed", []) if not set(typed_keys([override])) & set(typed_keys(typed))
-    ]
-    merged.typed = began + typed
+    merged, new = over_checkpoint(stored, cfg, cfg.choices, typed), set(typed_keys(typed))
+    replaced = new.union(BUDGET) if new & set(BUDGET) else new
+    merged.typed = [old for old in stored.get("typed", []) if typed_keys([old])[0] not in replaced] + typed
     return merged

@@ -27,7 +27,7 @@ def run(job: Job) -> None:
     """
     trainer = job.cfg.trainer
     count, nodes = _devices(trainer), trainer.get("num_nodes", 1)
-    for key in ("meta_batch", "test_episodes", "val_episodes"):
+    for key in ("meta_batch", "test_episodes", "val_episodes")[not job.cfg.train :]:
         if 0 < job.cfg.task[key] < count * nodes:
             raise UserError(f"task.{key}={job.cfg.task[key]}: fewer than the {count * nodes} processes of the trainer")
     if count * nodes == 1 or parallel.launched():
@@ -51,6 +51,7 @@ def _devices(trainer: Any) -> int:
 def _start(job: Job, count: int) -> None:
     for part in ("agent.server", "multiprocessing"):  # we say ourselves how a run ends
         logging.getLogger(f"torch.distributed.elastic.{part}.api").setLevel(logging.CRITICAL)
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # run.py works without an installation
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
     config = LaunchConfig(
         min_nodes=1,

@@ -10,6 +10,7 @@ from fewshot.errors import UserError
 
 # Groups that make the network: a checkpoint has settled them.
 _NETWORK = ("method", "backbone")
+BUDGET = ("trainer.max_steps", "trainer.max_time")
 
 
 def typed_keys(overrides: Sequence[str]) -> list[str]:
@@ -83,6 +84,9 @@ def over_checkpoint(
         for name in stored.task:
             if name.startswith("train_") or name == "meta_batch":
                 merged.task[name] = stored.task._get_node(name)
+    if "trainer" in groups:  # other devices, the same budget
+        for name in ("max_steps", "max_time", "val_check_interval", "log_every_n_steps"):
+            merged.trainer[name] = stored.trainer[name]
     for key in (key for key in keys if key not in choices and not key.startswith("hydra.")):
         value = OmegaConf.select(composed, key)
         before = OmegaConf.select(stored, key)
