@@ -12,6 +12,7 @@ from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split
 from fewshot.episode import Episode
 from made_up import made_up_split
+from starter import Starter
 
 torch.set_num_threads(1)
 
@@ -33,3 +34,11 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def starter():
+    """Runs the command; see ``Starter.run``."""
+    held = Starter()
+    yield held
+    held.close()

@@ -32,13 +32,12 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture
-def run(environment, tmp_path):
+def run(starter, environment, tmp_path):
     def call(*arguments: str, folder: Path | None = None, small: bool = True) -> subprocess.CompletedProcess:
         where = () if "-m" in arguments or folder is None else (f"hydra.run.dir={folder}",)
         flags = [argument for argument in arguments if argument.startswith("-")]  # before all overrides
         typed = [argument for argument in arguments if argument not in flags]
-        command = [sys.executable, str(ROOT / "run.py"), *flags, *(SMALL if small else ()), *typed, *where]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return starter.run([*flags, *(SMALL if small else ()), *typed, *where], tmp_path, environment)
 
     return call
 

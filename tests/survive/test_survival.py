@@ -1,9 +1,9 @@
 """Runs that are killed, stopped, started twice or told to go on with something else."""
 
 import json
+import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import kills
@@ -19,12 +19,11 @@ def shared_cache(tmp_path_factory):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(starter, tmp_path):
     def call(*arguments: str, small: bool = True) -> subprocess.CompletedProcess:
         flags = [argument for argument in arguments if argument.startswith("-")]
         typed = [argument for argument in arguments if argument not in flags]
-        command = [sys.executable, str(kills.ROOT / "run.py"), *flags, *(kills.SMALL if small else ()), *typed]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        return starter.run([*flags, *(kills.SMALL if small else ()), *typed], tmp_path, os.environ)
 
     return call
 
