@@ -175,6 +175,20 @@ def test_seeds_of_a_setting_are_one_row_by_hand(tmp_path):
     assert (header[2], line[2]) == ("seeds", "3, sd 8.66")
 
 
+def test_only_shared_seeds_are_paired(tmp_path):
+    """A further seed of the reference alone shifts its accuracy, and no difference."""
+    for seed, low in enumerate([LOW, LOW, [a - 0.2 for a in LOW]]):
+        make_run(tmp_path / f"{seed}a", low, seed=seed)
+    for seed, more in enumerate((0.1, 0.2)):
+        make_run(tmp_path / f"{seed}b", [a + more for a in LOW], seed=seed, method="protonet")
+    row = table_of(tmp_path).rows[1]
+    assert row.paired.difference == pytest.approx(0.15)
+    assert row.by_seed.difference == pytest.approx(0.15)
+    make_run(tmp_path / "c", HIGH, seed=7, method="other")  # no seed in common: all are compared
+    row = table_of(tmp_path).rows[2]
+    assert row.paired.difference == pytest.approx(np.mean(HIGH) - np.mean(LOW) + 0.2 / 3)
+
+
 def test_a_verdict_needs_both_intervals(tmp_path):
     for seed in range(3):
         make_run(tmp_path / f"{seed}a", LOW, seed=seed)

@@ -35,7 +35,8 @@ class Row:
         seed_sd: standard deviation of the accuracy between seeds; nan for one seed.
         is_reference: other rows of the group are compared with this one.
         reference: label of the row that this one is compared with.
-        paired: accuracy minus the reference's, over the same episodes; its p-value is corrected (Holm).
+        paired: accuracy minus the reference's, over the same episodes, each averaged over the seeds that both
+            have, or all where there are none; its p-value is corrected (Holm).
         by_seed: the same over the seeds that both have; None where these are fewer than two.
         published: what others report for the same data, task and method.
         bn_pair: BatchNorm protocols of this row and of its reference, where both have one and they differ.
@@ -138,7 +139,8 @@ def _mean(seeds: Sequence[Run]) -> NDArray[np.float64]:
 def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> list[Row]:
     """Rows of settings over the same test episodes; the first is the others' reference."""
     reference, reference_label = members[0]
-    tests = [paired(_mean(seeds), _mean(reference)) for seeds, _ in members[1:]]
+    pairs = [_shared(seeds, reference) for seeds, _ in members[1:]]
+    tests = [paired(_mean(ours), _mean(theirs)) for ours, theirs in pairs]
     corrected = holm([test.p_value for test in tests])
     rows = []
     for number, (seeds, label) in enumerate(members):
@@ -167,10 +169,18 @@ def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> l
     return rows
 
 
+def _shared(seeds: Sequence[Run], reference: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of the seeds that both have, in one order; all runs where there is no such seed."""
+    ours, theirs = ({run.seed: run for run in runs} for runs in (seeds, reference))
+    both = sorted(ours.keys() & theirs.keys())
+    return ([ours[seed] for seed in both], [theirs[seed] for seed in both]) if both else (list(seeds), list(reference))
+
+
 def _between_seeds(seeds: Sequence[Run], reference: Sequence[Run]) -> Paired | None:
-    ours, theirs = ({run.seed: float(run.accuracy.mean()) for run in runs} for runs in (seeds, reference))
-    shared = sorted(ours.keys() & theirs.keys())
-    return paired([ours[seed] for seed in shared], [theirs[seed] for seed in shared]) if len(shared) > 1 else None
+    if len({run.seed for run in seeds} & {run.seed for run in reference}) < 2:
+        return None
+    ours, theirs = ([float(run.accuracy.mean()) for run in runs] for runs in _shared(seeds, reference))
+    return paired(ours, theirs)
 
 
 def _contradiction(run: Run) -> str:
