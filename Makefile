@@ -11,7 +11,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q -r requirements.txt
 	touch $@
 
-.venv/dev.stamp: .venv/run.stamp requirements-dev.txt
+.venv/dev.stamp: .venv/run.stamp requirements-dev.txt requirements-sweeps.txt
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
 	touch $@
 

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +35,7 @@ class Stopping(pl.Callback):
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self._received: int | None = None
+        self._since = 0.0
         self._before: dict[int, Any] = {}
         self._validated = False
 
@@ -43,8 +45,10 @@ class Stopping(pl.Callback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:
-            raise KeyboardInterrupt
-        self._received = number
+            if time.monotonic() - self._since > 1:  # a terminal, and who started this process, may both send the first
+                raise KeyboardInterrupt
+            return
+        self._received, self._since = number, time.monotonic()
         if parallel.rank() == 0:
             name = signal.Signals(number).name
             log.warning("%s: finishing this step, then a checkpoint; again to stop at once", name)

@@ -1,1 +1,1 @@
-"""What commands share. Only here and in ``run.py`` is Hydra seen."""
+"""What commands share. Only here, in ``run.py`` and in ``hydra_plugins`` is Hydra seen."""
