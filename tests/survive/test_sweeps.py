@@ -9,14 +9,11 @@ import tempfile
 from pathlib import Path
 
 import kills
+import optuna
 import pytest
 import torch
 
 from fewshot.command import devices
-
-optuna = pytest.importorskip("optuna")
-pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
 SMALL = ("trainer.max_steps=4", "trainer.val_check_interval=2", "backbone.width=8", "task.test_episodes=8",
          "task.val_episodes=8", "task.meta_batch=2", "task.queries=3", "figures=false", "name=sweep")  # fmt: skip
