@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# All runs of this study, from the root of the repository: one line a variant, three seeds each.
+# All runs of this study, from the root of the repository: one line a variant, three seeds or six.
 # bash experiments/metagan_omniglot/run.sh [protonet|maml|protonet_5w5s|nonsaturating]; without a name, all.
 set -euo pipefail
-sweep() { local name=$1; shift; python run.py -m experiment=metagan_ablation seed=0,1,2 name="ablation/$name" "$@"; }
+sweep() { local name=$1; shift; python run.py -m experiment=metagan_ablation "seed=${seeds:-0,1,2}" name="ablation/$name" "$@"; }
 
 protonet() {
   sweep protonet/host method=protonet
@@ -12,12 +12,11 @@ protonet() {
   sweep protonet/untrained method=metagan_protonet method.outer_real=0.2 method.outer_fake=0.2 method.generator_every=0
 }
 maml() {
-  sweep maml/host method=maml
-  sweep maml/metagan method=metagan
+  seeds=0,1,2,3,4,5 sweep maml/host method=maml
+  seeds=0,1,2,3,4,5 sweep maml/metagan method=metagan
   sweep maml/outer method=metagan method.inner_real=0 method.inner_fake=0
   sweep maml/inner method=metagan method.outer_real=0 method.outer_fake=0
   sweep maml/untrained method=metagan method.generator_every=0
-  sweep maml/outer_weak method=metagan method.inner_real=0 method.inner_fake=0 method.outer_real=0.1 method.outer_fake=0.1
 }
 protonet_5w5s() {
   sweep protonet_5w5s/host task=5w5s method=protonet
