@@ -112,6 +112,9 @@ def test_a_folder_has_one_run(finished, run):
     assert "method.inner_fake is 0.2 there and 0.5 here" in changed
     assert "leave name out" in said(run(f"resume={finished}", "name=other"))
     assert "no checkpoint there" in said(run("resume=nowhere"))
+    assert "has taken 14 already" in said(run(f"resume={finished}", "trainer.max_steps=9", small=False))
+    assert "resume=auto goes on with the run in its own folder: give it a name" in said(run("resume=auto"))
+    assert "trainer.max_time=20: must be DD:HH:MM:SS" in said(run("trainer.max_time=20"))
     done = run(f"resume={finished}", small=False)
     assert "is finished: nothing to do" in done.stdout
     assert {file: file.read_bytes() for file in before} == before

@@ -1,6 +1,7 @@
 """From the command line to a job: settings that need Hydra no more."""
 
 import logging
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,12 @@ def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
     cfg.choices, cfg.typed = choices, typed
     if {"checkpoint", "weights"} <= set(typed_keys(typed)) and cfg.checkpoint and cfg.weights:
         raise UserError("checkpoint=PATH brings its own weights: leave weights=PATH out")
-    if parallel.launched() and not {"name", "hydra.run.dir"} & set(typed_keys(typed)):
+    named = "hydra.run.dir" in typed_keys(hydra_cfg.overrides.hydra) or "${now" not in str(cfg._get_node("name"))
+    if parallel.launched() and not named:
         raise UserError("several processes share one folder: give it a name=...")
     resume = cfg.resume or ("auto" if sweep else None)
+    if resume == "auto" and not named and not sweep:
+        raise UserError("resume=auto goes on with the run in its own folder: give it a name=...")
     there = last = None
     if resume is None:
         _refuse_a_second_run(out)
@@ -92,13 +96,18 @@ def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
         if there == settings and (out / "result.json").is_file():
             return None
     if last:
-        log.info("going on from step %d (%s)", checkpoint.read(last)["global_step"], last)
+        step = checkpoint.read(last)["global_step"]
+        if 0 < settings["trainer"]["max_steps"] < step:
+            raise FolderTaken(f"trainer.max_steps={settings['trainer']['max_steps']}: {last} has taken {step} already")
+        log.info("going on from step %d (%s)", step, last)
     folder.write(out, cfg, cfg.typed)
     if cfg.checkpoint and resume in (None, "auto"):
         stored = OmegaConf.create(checkpoint.read(cfg.checkpoint)["recipe"])
         cfg = over_checkpoint(stored, cfg, choices, typed)
         cfg.typed = typed
     with_typed_budget(cfg, cfg.typed)
+    if cfg.trainer.max_time is not None and not re.fullmatch(r"\d+(:\d\d){3}", str(cfg.trainer.max_time)):
+        raise UserError(f"trainer.max_time={cfg.trainer.max_time}: must be DD:HH:MM:SS, such as 00:00:20:00")
     for part in ("method", "trainer"):
         refuse_words_for_numbers(cfg[part], part)
     recipe = OmegaConf.to_yaml(cfg)
@@ -125,6 +134,7 @@ def _refuse_a_second_run(out: Path) -> None:
 def _refuse_another_run(out: Path, there: dict[str, Any], here: dict[str, Any], with_trainer: bool) -> None:
     apart = {} if with_trainer else {"trainer": None}  # a longer budget goes on with the same run
     if changed := folder.differences(there | apart, here | apart):
+        changed.sort(key=lambda line: not line.startswith("method"))  # it brings other settings with it
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise FolderTaken(f"{out} holds another run: {'; '.join(changed[:3])}{more}")
 
