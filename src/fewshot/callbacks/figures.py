@@ -51,7 +51,7 @@ class Figures(pl.Callback):
             _send(trainer, "generated_over_steps", file)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if len(self._seen) < 2:
+        if len(self._seen) < 2 or not trainer.is_global_zero:  # a resumed run has read them in each process
             return
         steps = sorted(self._seen)
         places = np.linspace(0, len(steps) - 1, min(len(steps), self.moments)).round().astype(int)

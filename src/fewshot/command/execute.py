@@ -32,10 +32,10 @@ def execute(job: Job) -> None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     method: Method = instantiate(cfg.method)
     method.bn = cfg.bn or method.bn
-    if cfg.checkpoint:
-        checkpoint.load_weights(method, checkpoint.read(cfg.checkpoint), cfg.checkpoint)
-    elif cfg.weights and not job.resume:  # a checkpoint's own settings may name what it started from
-        checkpoint.load_weights(method, checkpoint.read(cfg.weights, "weights"), cfg.weights, "weights")
+    # A checkpoint's own settings may name the weights that it started from.
+    start = next((key for key in ("checkpoint", "weights") if cfg[key]), None)
+    if start and not job.resume:
+        checkpoint.load_weights(method, checkpoint.read(cfg[start], start), cfg[start], start)
     task = Task(**cfg.task)
     data = _data(cfg, task)
 

@@ -37,6 +37,7 @@ class Row:
         reference: label of the row that this one is compared with.
         paired: accuracy minus the reference's, over the same episodes, each averaged over the seeds that both
             have, or all where there are none; its p-value is corrected (Holm).
+        compared: ``(ours, theirs)``, each ``(episodes,)``: the accuracies behind ``paired``.
         by_seed: the same over the seeds that both have; None where these are fewer than two.
         published: what others report for the same data, task and method.
         bn_pair: BatchNorm protocols of this row and of its reference, where both have one and they differ.
@@ -53,6 +54,7 @@ class Row:
     is_reference: bool = False
     reference: str = ""
     paired: Paired | None = None
+    compared: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     by_seed: Paired | None = None
     published: tuple[Published, ...] = ()
     bn_pair: tuple[str, str] | None = None
@@ -62,11 +64,6 @@ class Row:
     def task(self) -> str:
         """Data set and task, for example ``glyphs 5w1s``; of a failure nothing."""
         return f"{self.runs[0].data} {self.runs[0].task}" if self.runs else ""
-
-    @property
-    def episodes(self) -> NDArray[np.float64]:
-        """``(episodes,)``: the accuracy of each test episode, averaged over seeds."""
-        return _mean(self.runs)
 
     def name(self, run: Run) -> str:
         """What tells one of the row's runs from all others: the label, of several seeds with the run's own."""
@@ -139,8 +136,9 @@ def _mean(seeds: Sequence[Run]) -> NDArray[np.float64]:
 def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> list[Row]:
     """Rows of settings over the same test episodes; the first is the others' reference."""
     reference, reference_label = members[0]
-    pairs = [_shared(seeds, reference) for seeds, _ in members[1:]]
-    tests = [paired(_mean(ours), _mean(theirs)) for ours, theirs in pairs]
+    shared = [_shared(seeds, reference) for seeds, _ in members[1:]]
+    compared = [(_mean(ours), _mean(theirs)) for ours, theirs in shared]
+    tests = [paired(ours, theirs) for ours, theirs in compared]
     corrected = holm([test.p_value for test in tests])
     rows = []
     for number, (seeds, label) in enumerate(members):
@@ -160,6 +158,7 @@ def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> l
                 is_reference=not number and len(members) > 1,
                 reference=reference_label if number else "",
                 paired=test and Paired(test.difference, test.half_width, corrected[number - 1]),
+                compared=compared[number - 1] if number else None,
                 by_seed=_between_seeds(seeds, reference) if number else None,
                 published=published(seeds[0]),
                 bn_pair=bn if len(set(bn) - {"none"}) == 2 else None,

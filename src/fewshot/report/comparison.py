@@ -73,11 +73,11 @@ def validation_curves(table: Table, target: Path) -> bool:
 
 def episode_scatter(table: Table, target: Path) -> bool:
     """Accuracy of each test episode, averaged over seeds, against the reference's; larger where several coincide."""
-    references = {row.label: row for row in table.rows if row.is_reference}
 
     def panel(axes: Axes, row: Row) -> None:
+        assert row.compared is not None
         # Sums of different seeds may differ in their last digit.
-        ours, theirs = row.episodes.round(9), references[row.reference].episodes.round(9)
+        ours, theirs = (accuracies.round(9) for accuracies in row.compared)
         pairs, counts = np.unique([theirs, ours], axis=1, return_counts=True)
         low = max(0.0, float(pairs.min()) - 0.05)
         axes.plot([low, 1], [low, 1], color="#888888", lw=0.8, zorder=0)
@@ -89,7 +89,7 @@ def episode_scatter(table: Table, target: Path) -> bool:
         xlabel = shorten(f"reference: {row.reference}", 40, placeholder=" …")
         axes.set(xlim=(low, 1.02), ylim=(low, 1.02), xlabel=xlabel)
 
-    rows = [row for row in table.rows if row.paired and row.reference in references]
+    rows = [row for row in table.rows if row.compared is not None]
     return _panels(rows, panel, "accuracy of an episode", target)
 
 
