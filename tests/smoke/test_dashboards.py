@@ -27,7 +27,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from fewshot import loggers
 from fewshot.errors import UserError
-from fewshot.loggers import CSV, TensorBoard, Wandb, sortable
+from fewshot.loggers import CSV, TensorBoard, Wandb, weights_and_biases
+from fewshot.loggers.settings import sortable
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2", "backbone.width=8",
@@ -507,7 +508,7 @@ def test_mistakes_get_one_line(wandb, monkeypatch):
         monkeypatch.setattr(f"lightning_fabric.loggers.tensorboard._{module.upper()}_AVAILABLE", False)
     with pytest.raises(UserError, match="logger=tensorboard: pip install tensorboard"):
         TensorBoard("unused")
-    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
+    monkeypatch.setattr(weights_and_biases, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="logger=wandb: pip install wandb"):
         Wandb("unused")
 

@@ -1,137 +1,24 @@
-"""Lightning's loggers, made to go on with a run that resumes and to show more than metrics."""
+"""Weights & Biases."""
 
-import csv
-import io
 import logging
 import netrc
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 from lightning_fabric.loggers.logger import rank_zero_experiment
-from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from fewshot.errors import UserError
+from fewshot.loggers.settings import sortable
 from fewshot.report.atomic import write_bytes
 
 log = logging.getLogger(__name__)
-
-
-def continue_from(loggers: Iterable[Logger], step: int) -> None:
-    """Before anything is logged: the run goes on from a checkpoint after ``step`` steps."""
-    for logger in loggers:
-        if isinstance(logger, CSV | TensorBoard | Wandb):
-            logger.continue_from(step)
-
-
-def conclude(loggers: Iterable[Logger], result: Mapping[str, Any]) -> None:
-    """Log the test scores of ``result``, what ``result.json`` holds, and end."""
-    scores = {f"test/{name}": value for name, value in result["test"].items()}
-    for logger in loggers:
-        if isinstance(logger, TensorBoard | Wandb):
-            logger.conclude(scores, result)
-        else:
-            logger.log_metrics(scores, step=result["train"]["steps"])
-        logger.finalize("success")
-
-
-def sortable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by which runs are sorted and grouped, flat; all others under ``settings``."""
-    chosen = {group: choice for group, choice in settings.get("choices", {}).items() if choice is not None}
-    task = {key: settings["task"][key] for key in ("ways", "shots", "queries", "meta_batch") if "task" in settings}
-    others = {key: settings[key] for key in ("seed", "bn", "checkpoint", "weights") if key in settings}
-    return chosen | task | others | {"settings": {key: node for key, node in settings.items() if key != "choices"}}
-
-
-class CSV(CSVLogger):
-    """``metrics.csv``, replaced by a new run and continued by one that resumes."""
-
-    _before = 0
-
-    @rank_zero_only
-    def continue_from(self, step: int) -> None:
-        self._before = step
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        if self._experiment is None:
-            file = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE
-            columns = _keep_rows(file, self._before)
-            self._experiment = _Writer(self.log_dir)
-            self._experiment.metrics_keys = columns
-        return self._experiment
-
-
-class _Writer(ExperimentWriter):
-    """Lightning's, which loses the file when it is killed while a new column is added."""
-
-    def _check_log_dir_exists(self) -> None:
-        pass  # would remove the file
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        file = Path(self.metrics_file_path)
-        with file.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        _write_rows(file, fieldnames, rows)
-
-
-def _keep_rows(file: Path, before: int) -> list[str]:
-    """Keep the rows of the first ``before`` steps, counted from 0, and return their columns; the others go."""
-    rows: list[dict[str, str]] = []
-    if before and file.is_file():
-        with file.open(newline="") as stream:
-            # A row that was cut off in the middle lacks columns.
-            rows = [row for row in csv.DictReader(stream) if None not in row.values() and int(row["step"]) < before]
-    columns = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
-    if rows:
-        _write_rows(file, columns, [{name: row[name] for name in columns} for row in rows])
-    else:
-        file.unlink(missing_ok=True)
-    return columns
-
-
-def _write_rows(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(file, stream.getvalue().encode())
-
-
-class TensorBoard(TensorBoardLogger):
-    """Lightning's, with images, and with the test scores beside the settings in its HPARAMS tab."""
-
-    def __init__(self, save_dir: str, **options: Any) -> None:
-        try:
-            super().__init__(save_dir, default_hp_metric=False, **options)
-        except ModuleNotFoundError as error:
-            raise UserError("logger=tensorboard: pip install tensorboard") from error
-
-    @rank_zero_only
-    def continue_from(self, step: int) -> None:
-        self._kwargs["purge_step"] = step
-
-    @rank_zero_only
-    def log_image(self, key: str, images: Sequence[str], step: int) -> None:
-        """Show PNG files, beside the metrics of the same step: Lightning counts theirs from 0."""
-        for image in images:
-            with Image.open(image) as picture:
-                self.experiment.add_image(key, np.asarray(picture.convert("RGB")), max(step - 1, 0), dataformats="HWC")
-
-    @rank_zero_only
-    def conclude(self, scores: dict[str, float], result: Mapping[str, Any]) -> None:
-        """Log the test scores as the metrics of these settings."""
-        settings = sortable(dict(self.hparams)) | {"bn": result["bn"]}
-        self.log_hyperparams(settings, scores, result["train"]["steps"])
 
 
 class Wandb(WandbLogger):
@@ -307,9 +194,6 @@ class Wandb(WandbLogger):
                 "'wandb sync --include-online %s' sends it",
                 *(self.timeout, self._experiment.settings.sync_dir),
             )
-
-
-wandb_logger = Wandb  # as the recipes of older checkpoints call it
 
 
 def _has_key(settings: Any) -> bool:

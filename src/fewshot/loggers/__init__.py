@@ -1,0 +1,32 @@
+"""Lightning's loggers, made to go on with a run that resumes and to show more than metrics."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+
+from fewshot.loggers.metrics_csv import CSV
+from fewshot.loggers.tensor_board import TensorBoard
+from fewshot.loggers.weights_and_biases import Wandb
+
+__all__ = ["CSV", "TensorBoard", "Wandb", "conclude", "continue_from"]
+
+wandb_logger = Wandb  # as the recipes of older checkpoints call it
+
+
+def continue_from(loggers: Iterable[Logger], step: int) -> None:
+    """Before anything is logged: the run goes on from a checkpoint after ``step`` steps."""
+    for logger in loggers:
+        if isinstance(logger, CSV | TensorBoard | Wandb):
+            logger.continue_from(step)
+
+
+def conclude(loggers: Iterable[Logger], result: Mapping[str, Any]) -> None:
+    """Log the test scores of ``result``, what ``result.json`` holds, and end."""
+    scores = {f"test/{name}": value for name, value in result["test"].items()}
+    for logger in loggers:
+        if isinstance(logger, TensorBoard | Wandb):
+            logger.conclude(scores, result)
+        else:
+            logger.log_metrics(scores, step=result["train"]["steps"])
+        logger.finalize("success")
