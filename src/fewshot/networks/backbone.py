@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from fewshot.networks.convolution import Conv2d
 from fewshot.networks.norm import norm as make_norm
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -27,6 +28,13 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+
+class MeanOverSpace(nn.Module):
+    """``(M, C, H, W)`` to ``(M, C)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
 
 
 def conv4(
@@ -56,7 +64,7 @@ def conv4(
     for block in range(depth):
         halve = pooled is None or block < pooled
         step = 2 if stride and halve else 1
-        layers.append(nn.Conv2d(width if block else channels, width, 3, stride=step, padding=1))
+        layers.append(Conv2d(width if block else channels, width, 3, stride=step, padding=1))
         layers.append(make_norm(norm, width))
         if not stride and halve:
             layers.append(nn.MaxPool2d(2))
@@ -64,10 +72,8 @@ def conv4(
         size = ((size + 1) // 2 if stride else size // 2) if halve else size
     if size < 1:
         raise ValueError(f"images of {image_size} x {image_size} are too small for {depth} poolings")
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if mean_over_space else [nn.Flatten()]
-    network = xavier(nn.Sequential(*layers))
-    if not stride:  # on a CPU, max-pooling is several times faster with channels last
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layers.append(MeanOverSpace() if mean_over_space else nn.Flatten())
+    network = xavier(nn.Sequential(*layers)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     shape = (width, 1, 1) if mean_over_space else (width, size, size)
     return Backbone(math.prod(shape), network, shape)
 

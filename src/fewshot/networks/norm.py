@@ -2,7 +2,7 @@
 
 ``nn.BatchNorm2d(track_running_stats=False)``, ``nn.LayerNorm`` and affine ``nn.InstanceNorm2d`` give
 silently wrong second-order gradients under ``torch.func.vmap`` (torch 2.13): scale and shift inside the
-fused kernel are at fault, so they are applied outside here. ``nn.GroupNorm`` is right.
+fused kernel are at fault; ``fewshot.networks.normalise`` has derivatives of its own. ``nn.GroupNorm`` is right.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,8 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
+
+from fewshot.networks.normalise import batch_normalise
 
 
 class Statistics(Enum):
@@ -48,15 +50,15 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.ndim - 2)
         if self.source is Statistics.BATCH:
-            x, mean, inverse_std = torch.native_batch_norm(x, None, None, None, None, True, 0.0, self.eps)
+            x, mean, var = batch_normalise(x, self.weight, self.bias, self.eps)
             if self.seen is not None:
-                self.seen.append((mean.detach(), inverse_std.detach() ** -2 - self.eps))
-        else:
-            if self.source is Statistics.RUNNING:
-                mean, var = self.running_mean, self.running_var
-            else:  # of the first rows only: the support set
-                var, mean = torch.var_mean(x[: round(self.source * len(x))], (0, *range(2, x.ndim)), correction=0)
-            x = (x - mean.view(shape)) * torch.rsqrt(var.view(shape) + self.eps)
+                self.seen.append((mean, var))
+            return x
+        if self.source is Statistics.RUNNING:
+            mean, var = self.running_mean, self.running_var
+        else:  # of the first rows only: the support set
+            var, mean = torch.var_mean(x[: round(self.source * len(x))], (0, *range(2, x.ndim)), correction=0)
+        x = (x - mean.view(shape)) * torch.rsqrt(var.view(shape) + self.eps)
         return torch.addcmul(self.bias.view(shape), x, self.weight.view(shape))
 
     @torch.no_grad()
@@ -69,6 +71,13 @@ class BatchNorm(nn.Module):
         self.running_mean.lerp_(mean.to(self.running_mean), weight.to(self.running_mean))
         self.running_var.lerp_(var.to(self.running_var), weight.to(self.running_var))
         self.updates += 1
+
+
+class GroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm``, which under ``vmap`` asks of other memory than contiguous what cannot be answered."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous())
 
 
 def batch_norms(module: nn.Module) -> list[BatchNorm]:
@@ -120,5 +129,5 @@ def norm(kind: str, features: int) -> nn.Module:
         groups = 8 if kind == "group" else 1
         if features % groups:
             raise ValueError(f"norm=group needs a multiple of 8 channels, not {features}")
-        return nn.GroupNorm(groups, features)
+        return GroupNorm(groups, features)
     raise ValueError(f"norm={kind!r}: choose one of {', '.join(NORMS)}")

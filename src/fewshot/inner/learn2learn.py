@@ -1,0 +1,105 @@
+"""learn2learn's own inner loop as an engine: the reference that others are tested against.
+
+Arnold et al., "learn2learn: a library for meta-learning research", 2020, version 0.2.0.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from fewshot.errors import UserError
+from fewshot.inner.engine import LoopEngine, Rates
+from fewshot.inner.gradient import InnerLoss, Params
+
+INSTALL = "pip install --no-deps -r requirements-learn2learn.txt"
+# What it imports on the way to parts that nobody here uses.
+UNUSED = ("gym", "qpth", "torchvision")
+
+
+class Learn2LearnEngine(LoopEngine):
+    """A loop over tasks whose inner steps are ``learn2learn.algorithms.MAML.clone()`` and ``.adapt()``.
+
+    Raises:
+        UserError: learn2learn cannot be imported.
+    """
+
+    def __init__(self, chunk: int | None = None) -> None:
+        super().__init__(chunk)
+        self.maml = load().algorithms.MAML
+
+    def descend(self, loss: InnerLoss, params: Params, rates: Rates, steps: int, second_order: bool) -> Params:
+        """See ``Engine``; of one rate for all parameters, as learn2learn knows no other."""
+        values = {rate for rate in rates.values() if isinstance(rate, float)}
+        if len(values) != 1 or len(values) != len(set(map(id, rates.values()))):
+            raise UserError("engine=learn2learn takes one inner rate for all parameters: choose engine=vmap or loop")
+        learner = self.maml(_Parameters(params), lr=values.pop(), first_order=not second_order).clone()
+        for step in range(steps):
+            learner.adapt(loss(learner.module.named(), step))
+        return learner.module.named()
+
+
+class _Parameters(nn.Module):
+    """Tensors as a module, which is what learn2learn clones."""
+
+    def __init__(self, params: Params) -> None:
+        super().__init__()
+        self.names = list(params)
+        for number, value in enumerate(params.values()):
+            self._parameters[f"{number}"] = value  # type: ignore[assignment]
+
+    def named(self) -> Params:
+        return dict(zip(self.names, self._parameters.values(), strict=True))  # type: ignore[arg-type]
+
+
+def load() -> ModuleType:
+    """The module ``learn2learn``, with stand-ins for those of ``UNUSED`` that are not there or do not import.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    missing = [name for name in UNUSED if not _imports(name)]
+    finder = _StandIns(missing)
+    sys.meta_path.insert(0, finder)
+    try:
+        return importlib.import_module("learn2learn")
+    except ImportError as error:
+        raise UserError(f"learn2learn cannot be imported ({error}): {INSTALL}") from error
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.split(".")[0] in missing]:
+            del sys.modules[name]  # nobody else shall take a stand-in for the real one
+
+
+def _imports(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except Exception:  # torchvision of another build fails with whatever comes first
+        for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == name]:
+            del sys.modules[loaded]
+        return False
+    return True
+
+
+class _StandIns(MetaPathFinder, Loader):
+    """Modules that have every name, each a class: some are called, some inherited from."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self, is_package=True) if fullname.split(".")[0] in self.names else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__getattr__ = _stand_in  # type: ignore[method-assign]
+
+
+def _stand_in(name: str) -> type:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {"__init__": lambda self, *args, **settings: None})

@@ -1,0 +1,218 @@
+"""Convolutions with weights of each task's own, fast under second-order gradients.
+
+A convolution y = x * w is linear in both, and so are its two gradients: each of the three can be written as
+the derivative of another. Three functions that are each other's derivatives are therefore closed under
+differentiation, and none needs autograd's double-backward of a convolution, which is slow.
+
+Under ``torch.func.vmap`` tasks bring weights of their own. A grouped convolution would serve, slowly: here
+images become rows of patches, and all tasks go through one batched matrix product. Memory is channels-last
+throughout, so that rows need no transposition.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Pair = tuple[int, int]
+Shape = Sequence[int]
+_CL = torch.channels_last
+_FEW_CHANNELS = 8  # below it a library convolution wastes its vectors on a CPU
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` (its arguments and weights) for zero padding, no dilation and no groups."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        if self.dilation != (1, 1) or self.groups != 1 or self.padding_mode != "zeros" or isinstance(self.padding, str):
+            raise ValueError("Conv2d takes neither dilation, groups, padding modes nor padding by name")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = _Convolve.apply(x, self.weight, self.stride, self.padding)
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+
+# The three linear maps, of images (n, C, H, W), outputs (n, O, H', W') and weights (O, C, h, w); each of them
+# with an axis T of tasks in front, or none.
+
+
+def _convolve(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    if x.ndim == 4 and not _as_product(x):
+        return torch.conv2d(_nhwc(x), _nhwc(w), None, stride, padding)
+    rows = _patches(x, _size(w), stride, padding)
+    return _image(_matrix(rows) @ _filters(w).mT, rows)
+
+
+def _input_gradient(g: Tensor, w: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
+    if g.ndim == 4:
+        return _backward(g, g.new_empty(1).expand(shape), w, stride, padding, (True, False, False))[0]
+    return _fold((_rows(g) @ _filters(w)), g, _size(w), stride, padding, shape)
+
+
+def _weight_gradient(x: Tensor, g: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
+    if x.ndim == 4 and not _as_product(x):
+        return _backward(g, x, g.new_empty(1).expand(shape), stride, padding, (False, True, False))[1]
+    rows = _matrix(_patches(x, _size(shape), stride, padding))
+    flat = _rows(g).mT @ rows
+    *tasks, outputs, channels, high, wide = shape
+    return flat.view(*tasks, outputs, high, wide, channels).movedim(-1, -3)
+
+
+def _backward(g: Tensor, x: Tensor, w: Tensor, stride: Pair, padding: Pair, mask: tuple) -> tuple[Tensor, ...]:
+    return torch.ops.aten.convolution_backward(
+        _nhwc(g), _nhwc(x), _nhwc(w), None, stride, padding, (1, 1), False, (0, 0), 1, mask
+    )
+
+
+def _as_product(x: Tensor) -> bool:
+    return not x.is_cuda and x.shape[1] < _FEW_CHANNELS
+
+
+def _nhwc(x: Tensor) -> Tensor:
+    return x if x.stride()[0] == 0 else x.contiguous(memory_format=_CL)
+
+
+def _size(w: Tensor | Shape) -> Pair:
+    shape = w.shape if isinstance(w, Tensor) else w
+    return shape[-2], shape[-1]
+
+
+def _filters(w: Tensor) -> Tensor:
+    """``(T, O, h w C)``."""
+    return w.movedim(-3, -1).flatten(-3)
+
+
+def _rows(g: Tensor) -> Tensor:
+    """``(T, n H' W', O)``."""
+    return _matrix(g.movedim(-3, -1))
+
+
+def _matrix(rows: Tensor) -> Tensor:
+    return rows.flatten(-4, -2)
+
+
+def _image(matrix: Tensor, rows: Tensor) -> Tensor:
+    """``(T, n, O, H', W')`` from a row for each place."""
+    return matrix.view(*rows.shape[:-1], -1).movedim(-1, -3)
+
+
+def _patches(x: Tensor, size: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """``(T, n, H', W', h w C)``: what each output sees."""
+    *batch, channels, high, wide = x.shape
+    x = x.reshape(-1, channels, high, wide).permute(0, 2, 3, 1)
+    x = F.pad(x, (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
+    out = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip((high, wide), padding, size, stride, strict=True)]
+    a, b, c, d = x.stride()
+    view = x.as_strided((len(x), *out, *size, channels), (a, b * stride[0], c * stride[1], b, c, d))
+    return view.reshape(*batch, *out, -1)
+
+
+def _fold(flat: Tensor, g: Tensor, size: Pair, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
+    """The transpose of ``_patches``: each place receives the sum over the patches that it is in."""
+    *batch, channels, high, wide = shape
+    out = g.shape[-2:]
+    patches = flat.view(-1, *out, *size, channels)
+    x = flat.new_empty(len(patches), high + 2 * padding[0], wide + 2 * padding[1], channels)
+    if size[0] < stride[0] or size[1] < stride[1]:
+        x.zero_()
+    for k, (o, s) in enumerate(zip(out, stride, strict=True)):
+        x.narrow(1 + k, o * s, x.shape[1 + k] - o * s).zero_()  # what no first visit below reaches
+    for i in range(size[0]):
+        for j in range(size[1]):
+            last = i + stride[0] * (out[0] - 1) + 1, j + stride[1] * (out[1] - 1) + 1
+            here = x[:, i : last[0] : stride[0], j : last[1] : stride[1]]
+            if i < stride[0] and j < stride[1]:
+                here.copy_(patches[:, :, :, i, j])
+            else:
+                here.add_(patches[:, :, :, i, j])
+    x = x[:, padding[0] : padding[0] + high, padding[1] : padding[1] + wide]
+    return x.permute(0, 3, 1, 2).view(*batch, channels, high, wide)
+
+
+# The same three for autograd and for vmap.
+
+
+def _tasks(info: Any, tensors: Sequence[Tensor], dims: Sequence[int | None]) -> list[Tensor]:
+    """The tensors with the axis of tasks in front of each."""
+    return [
+        t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
+        for t, d in zip(tensors, dims, strict=True)
+    ]
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
+        return _convolve(x, w, stride, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, w, *ctx.how = inputs
+        ctx.save_for_backward(x, w)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple:
+        x, w = ctx.saved_tensors
+        dx = _InputGradient.apply(g, w, *ctx.how, x.shape) if ctx.needs_input_grad[0] else None
+        dw = _WeightGradient.apply(x, g, *ctx.how, w.shape) if ctx.needs_input_grad[1] else None
+        return dx, dw, None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple, x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> tuple[Tensor, int]:
+        if dims[1] is None:  # shared weights: one pass for all tasks
+            x = x.movedim(dims[0], 0)
+            return _Convolve.apply(x.flatten(0, 1), w, stride, padding).unflatten(0, x.shape[:2]), 0
+        return _Convolve.apply(*_tasks(info, (x, w), dims[:2]), stride, padding), 0
+
+
+class _InputGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(g: Tensor, w: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
+        return _input_gradient(g, w, stride, padding, shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        g, w, *ctx.how, _ = inputs
+        ctx.save_for_backward(g, w)
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> tuple:
+        g, w = ctx.saved_tensors
+        dg = _Convolve.apply(x, w, *ctx.how) if ctx.needs_input_grad[0] else None
+        dw = _WeightGradient.apply(x, g, *ctx.how, w.shape) if ctx.needs_input_grad[1] else None
+        return dg, dw, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple, g: Tensor, w: Tensor, stride: Pair, padding: Pair, shape: Shape) -> tuple:
+        if dims[1] is None:
+            g = g.movedim(dims[0], 0)
+            flat = (g.shape[0] * g.shape[1], *shape[1:])
+            return _InputGradient.apply(g.flatten(0, 1), w, stride, padding, flat).unflatten(0, g.shape[:2]), 0
+        g, w = _tasks(info, (g, w), dims[:2])
+        return _InputGradient.apply(g, w, stride, padding, (info.batch_size, *shape)), 0
+
+
+class _WeightGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, g: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
+        return _weight_gradient(x, g, stride, padding, shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, g, *ctx.how, _ = inputs
+        ctx.save_for_backward(x, g)
+
+    @staticmethod
+    def backward(ctx: Any, w: Tensor) -> tuple:
+        x, g = ctx.saved_tensors
+        dx = _InputGradient.apply(g, w, *ctx.how, x.shape) if ctx.needs_input_grad[0] else None
+        dg = _Convolve.apply(x, w, *ctx.how) if ctx.needs_input_grad[1] else None
+        return dx, dg, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple, x: Tensor, g: Tensor, stride: Pair, padding: Pair, shape: Shape) -> tuple:
+        x, g = _tasks(info, (x, g), dims[:2])
+        return _WeightGradient.apply(x, g, stride, padding, (info.batch_size, *shape)), 0
