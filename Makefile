@@ -11,8 +11,9 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q -r requirements.txt
 	touch $@
 
-.venv/dev.stamp: .venv/run.stamp requirements-dev.txt requirements-sweeps.txt
+.venv/dev.stamp: .venv/run.stamp requirements-dev.txt requirements-sweeps.txt requirements-learn2learn.txt
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	$(BIN)/python -m pip install -q --no-deps -r requirements-learn2learn.txt
 	touch $@
 
 demo: .venv/run.stamp

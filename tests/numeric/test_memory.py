@@ -1,5 +1,7 @@
 """Peak memory follows what a run allocates, and starts anew."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,3 +20,33 @@ def test_peak_rises_and_resets():
     del block
     reset_peak()
     assert peak_mb(cpu) < before + 50
+
+
+FAULTS = """
+import resource, sys, torch
+from fewshot.memory import keep_freed, peak_mb, reset_peak
+if sys.argv[1] == "kept":
+    assert keep_freed()
+def step():
+    [torch.ones(2_000_000) for _ in range(20)]
+step()
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+reset_peak()
+print(faults, peak_mb(torch.device("cpu")))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_freed_memory_is_kept_for_the_next_step_and_given_back_for_the_next_run():
+    def measured(mode: str) -> tuple[float, float]:
+        done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
+        faults, peak = done.stdout.split()
+        return float(faults), float(peak)
+
+    (plain, floor), (kept, peak) = measured("plain"), measured("kept")
+    assert kept < plain / 2
+    assert peak < floor + 60

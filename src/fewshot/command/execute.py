@@ -23,6 +23,7 @@ UNLIMITED = 10**9
 
 def execute(job: Job) -> None:
     """One run: everything between the settings and ``result.json``; in each of its processes."""
+    memory.keep_freed()
     memory.reset_peak()
     cfg, out = job.cfg, Path(job.out)
     if parallel.rank() == 0:

@@ -140,8 +140,9 @@ class EpisodeData(pl.LightningDataModule):
         if trainer.training:
             # The step is the trainer's own count, so a resumed run continues the same stream.
             first = trainer.global_step * self.task.meta_batch
-            mine = range(first + trainer.global_rank, first + self.task.meta_batch, trainer.world_size)
-            return self.sampler("train", device)(torch.tensor(mine))
+            last = first + self.task.meta_batch
+            mine = torch.arange(first + trainer.global_rank, last, trainer.world_size, device=device)
+            return self.sampler("train", device)(mine)
         assert isinstance(batch, Tensor)
         return self.sampler("test" if trainer.testing else "val", device)(batch)
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fewshot.episode import Episode
+from fewshot.errors import UserError
 from fewshot.inner.gradient import InnerLoss, Params, gradient
 
 Rates = Mapping[str, Tensor | float]
@@ -22,12 +24,22 @@ class Engine(ABC):
 
     Args:
         chunk: tasks computed together; None chooses it from the size of a task.
+        checkpoint: under second order keep no graph of the inner steps, but compute each again in the
+            backward pass: one step's memory instead of all, for about half as much time again. One task at a time.
+        compile: refused, with the reason.
     """
 
-    def __init__(self, chunk: int | None = None) -> None:
+    def __init__(self, chunk: int | None = None, checkpoint: bool = False, compile: bool = False) -> None:
         if chunk is not None and chunk < 1:
-            raise ValueError(f"engine.chunk={chunk}: must be at least 1, or null to choose it")
-        self.chunk = chunk
+            raise UserError(f"engine.chunk={chunk}: must be at least 1, or null to choose it")
+        if checkpoint and chunk not in (None, 1):
+            raise UserError(f"engine.checkpoint=true takes one task at a time: engine.chunk={chunk} cannot be had")
+        if compile:
+            raise UserError(
+                "engine.compile=true: torch.compile cannot trace the gradients that an inner loop takes of each task; "
+                "leave it false"
+            )
+        self.chunk, self.checkpoint = 1 if checkpoint else chunk, checkpoint
 
     @abstractmethod
     def default_chunk(self, episodes: Episode, adapts: bool) -> int:
@@ -50,9 +62,14 @@ class Engine(ABC):
         First order treats inner gradients as constants: the result depends on ``params`` (and on
         ``rates``) as if they were, and no graph of an inner pass is kept.
         """
-        for step in range(steps):
+
+        def after(params: Params, step: int) -> Params:
             gradients = gradient(loss, params, step, create_graph=second_order)
-            params = {name: value - rates[name] * gradients[name] for name, value in params.items()}
+            return {name: value - rates[name] * gradients[name] for name, value in params.items()}
+
+        again = self.checkpoint and second_order and torch.is_grad_enabled()
+        for step in range(steps):
+            params = checkpoint(after, params, step, use_reentrant=False) if again else after(params, step)
         return params
 
 

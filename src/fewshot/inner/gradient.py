@@ -6,7 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 from torch._C._functorch import _add_batch_dim, _remove_batch_dim, peek_interpreter_stack
-from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter, temporarily_pop_interpreter_stack
+from torch._functorch.pyfunctorch import (
+    VmapInterpreter,
+    retrieve_current_functorch_interpreter,
+    temporarily_pop_interpreter_stack,
+)
 
 Params = dict[str, Tensor]
 InnerLoss = Callable[[Params, int], Tensor]
@@ -23,6 +27,7 @@ def gradient(loss: InnerLoss, params: Params, step: int, create_graph: bool) -> 
     # ``torch.func.grad`` inside ``vmap`` does too, but a second layer of wrapped tensors doubles what a step of
     # five small images costs.
     vmap = retrieve_current_functorch_interpreter()
+    assert isinstance(vmap, VmapInterpreter)
     level, size = vmap.level(), vmap.batch_size()
 
     def losses(stacked: Params, step: int) -> Tensor:

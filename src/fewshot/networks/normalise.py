@@ -21,7 +21,7 @@ def batch_normalise(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor
     Returns:
         the normalised images, and without gradients the mean and the (biased) variance ``(C,)``.
     """
-    z, _, mean, r = _Normalise.apply(x, w, b, eps, False)
+    z, _, mean, r = _Normalise.apply(x.to(w.dtype), w, b, eps, False)  # statistics in full precision
     return z, mean.detach(), r.detach() ** -2 - eps
 
 

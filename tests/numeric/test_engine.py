@@ -1,0 +1,141 @@
+"""Engines: learn2learn's own inner loop is the reference; what their settings promise."""
+
+import subprocess
+import sys
+from itertools import accumulate
+
+import pytest
+import torch
+from torch.profiler import profile
+
+from fewshot.data.sampler import EpisodeSampler
+from fewshot.episode import Episode
+from fewshot.errors import UserError
+from fewshot.inner import Engine, LoopEngine, VmapEngine
+from fewshot.inner.learn2learn import Learn2LearnEngine
+from fewshot.methods import MAML
+from fewshot.networks import conv4, mlp
+from made_up import made_up_split
+from methods_table import SIZE, build, maml, metagan, objective, outer_gradient
+
+
+@pytest.fixture
+def tasks(float64):
+    return EpisodeSampler(made_up_split(), 5, 2, 3, seed=0)(torch.arange(3))
+
+
+def same_gradients(make, one: Engine, two: Engine, tasks) -> None:
+    torch.manual_seed(0)
+    a = outer_gradient(make(one), tasks)
+    torch.manual_seed(0)
+    b = outer_gradient(make(two), tasks)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-8, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("engine", [LoopEngine, VmapEngine])
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("options", [{}, {"adapt": "head"}, {"adapt": "body"}, {"steps": 5}, {"norm": "none"}])
+def test_outer_gradients_equal_those_of_learn2learn(options, second_order, engine, tasks):
+    same_gradients(
+        lambda e: maml(e, second_order=second_order, **options), engine(), Learn2LearnEngine(), tasks
+    )  # fmt: skip
+
+
+def test_metagan_and_the_fully_connected_network_too(tasks):
+    same_gradients(lambda e: metagan(maml, e), VmapEngine(), Learn2LearnEngine(), tasks)
+    same_gradients(lambda e: maml(e, network=mlp(1, SIZE, (16, 8))), VmapEngine(), Learn2LearnEngine(), tasks)
+
+
+def test_learn2learn_knows_one_rate(tasks):
+    with pytest.raises(UserError, match="engine=learn2learn takes one inner rate"):
+        objective(maml(Learn2LearnEngine(), learn_rates=True), tasks)
+
+
+def test_learn2learn_that_is_not_there_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "learn2learn", None)
+    with pytest.raises(UserError, match=r"pip install --no-deps -r requirements-learn2learn.txt"):
+        Learn2LearnEngine()
+
+
+def test_stand_ins_do_not_stay():
+    """What learn2learn imports and nobody uses must not pass for installed afterwards."""
+    code = """
+import importlib.util, sys
+from fewshot.inner.learn2learn import UNUSED, load
+here = {name for name in UNUSED if importlib.util.find_spec(name)}
+load()
+assert {name for name in UNUSED if name in sys.modules} <= here
+assert {name for name in UNUSED if importlib.util.find_spec(name)} == here
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("engine", [LoopEngine, VmapEngine])
+def test_checkpointed_steps_give_the_same_gradients(engine, tasks):
+    same_gradients(lambda e: maml(e, steps=3), engine(checkpoint=True), engine(), tasks)
+
+
+def peak(steps: int, **settings) -> float:
+    """The most that tensors hold at once in a meta-step of four tasks, in MB."""
+    engine = VmapEngine(checkpoint=settings.pop("checkpoint", False))
+    x, y = torch.rand(4, 10, 1, 28, 28), torch.arange(10).remainder(5).expand(4, 10).contiguous()
+    episodes = Episode(5, x, y, x, y, torch.arange(4), torch.arange(4))
+    method = MAML(conv4(1, 28), 5, 0.1, steps, steps, engine=engine, bn="transductive", **settings)
+    with profile(profile_memory=True) as seen:
+        for chunk in method.chunks(episodes):
+            engine.each(method.task_terms, chunk)["objective"].sum().backward()
+    held, waiting = [], list(seen.profiler.kineto_results.experimental_event_tree())
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        if event.tag.name == "Allocation":
+            held.append((event.start_time_ns, event.typed[1].alloc_size))
+    return max(accumulate(size for _, size in sorted(held))) / 1e6
+
+
+def test_first_order_memory_does_not_grow_with_steps():
+    assert peak(10, second_order=False) < 1.1 * peak(1, second_order=False)
+
+
+def test_checkpoints_save_memory_under_second_order():
+    of_one = peak(10) / 4  # checkpoints take one task at a time
+    assert peak(10, checkpoint=True) < 0.5 * of_one
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"chunk": 0}, "engine.chunk=0: must be at least 1"),
+        ({"chunk": 4, "checkpoint": True}, "engine.checkpoint=true takes one task at a time"),
+        ({"compile": True}, "engine.compile=true: torch.compile cannot trace"),
+    ],
+)
+def test_settings_that_cannot_be_had_are_one_line(settings, message):
+    with pytest.raises(UserError, match=message):
+        VmapEngine(**settings)
+
+
+def test_automatic_chunk_follows_the_size_of_a_task():
+    def chunk(images: int, size: int) -> int:
+        episode = EpisodeSampler(made_up_split(), 5, 2, 3, seed=0)(torch.arange(2))
+        x = torch.zeros(2, images, 1, size, size)
+        return VmapEngine().default_chunk(episode.with_tensors({"support_x": x, "query_x": x}), adapts=True)
+
+    assert chunk(5, 28) == 32
+    assert chunk(50, 28) == 15
+    assert chunk(40, 84) == 2
+    assert chunk(500, 84) == 1
+
+
+def test_lower_precision_does_not_mix_types(tasks):
+    """Under autocast a convolution and its gradients see one type, and statistics are taken in full precision."""
+    torch.set_default_dtype(torch.float32)
+    episodes = tasks.with_tensors({k: v.float() if v.is_floating_point() else v for k, v in tasks.tensors().items()})
+    method = build("maml", VmapEngine())
+    with torch.autocast("cpu", dtype=torch.float16):
+        low = outer_gradient(method, episodes)
+    full = outer_gradient(method, episodes)
+    name = "learner.backbone.layers.0.weight"
+    assert low[name].dtype == torch.float32
+    torch.testing.assert_close(low[name], full[name], rtol=0.2, atol=0.02 * float(full[name].abs().max()))
