@@ -77,7 +77,7 @@ class VmapEngine(Engine):
     """``torch.func.vmap`` over tasks, a chunk at a time; convolutions of per-task weights become matrix products."""
 
     # Measured on two cores: more tasks amortise what a call costs, until memory is what they cost.
-    most_tasks, most_pixels = 32, 1_250_000
+    most_tasks, most_pixels = 32, 800_000
 
     def default_chunk(self, episodes: Episode, adapts: bool) -> int:
         if episodes.support_x.is_cuda:
