@@ -80,5 +80,5 @@ def quiet() -> None:
     """Lightning's advice is for its own programs, and that ``conf/`` has files named like a plugin's is meant."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics|PIL")
     warnings.filterwarnings("ignore", "\\s*'hydra/launcher/.*validated against ConfigStore schema")
