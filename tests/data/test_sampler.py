@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from fewshot.data import EpisodeData, EpisodeSampler, Split, Task
-from fewshot.data.datamodule import assert_disjoint
+from fewshot.data.split import assert_disjoint
 from fewshot.errors import UserError
 from made_up import made_up_split
 
@@ -133,7 +133,7 @@ def test_rotations_give_four_times_the_ways(split):
 
 def test_a_class_in_two_splits_is_refused():
     with pytest.raises(UserError, match="in both train and val"):
-        assert_disjoint({"train": made_up_split(), "val": made_up_split()})
+        assert_disjoint({"train": made_up_split().classes, "val": made_up_split().classes})
 
 
 @pytest.mark.parametrize("field", ["ways", "shots", "queries", "meta_batch", "test_episodes"])

@@ -1,6 +1,7 @@
 """Images, tasks and the episodes drawn from them."""
 
 from fewshot.data.datamodule import EpisodeData
+from fewshot.data.folder import ImageFolder
 from fewshot.data.gaussians import Gaussians
 from fewshot.data.glyphs import Glyphs
 from fewshot.data.omniglot import Omniglot
@@ -8,4 +9,4 @@ from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split
 from fewshot.data.task import Task
 
-__all__ = ["EpisodeData", "EpisodeSampler", "Gaussians", "Glyphs", "Omniglot", "Split", "Task"]
+__all__ = ["EpisodeData", "EpisodeSampler", "Gaussians", "Glyphs", "ImageFolder", "Omniglot", "Split", "Task"]

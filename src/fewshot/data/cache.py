@@ -59,7 +59,7 @@ def _touch(temporary: Path) -> None:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
     except OSError as error:
-        raise _refused(temporary.parent, error) from error
+        raise refused(temporary.parent, error) from error
 
 
 def _write(temporary: Path, path: Path, splits: dict[str, Split]) -> None:
@@ -73,10 +73,11 @@ def _write(temporary: Path, path: Path, splits: dict[str, Split]) -> None:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         os.replace(temporary, path)
     except OSError as error:
-        raise _refused(path.parent, error) from error
+        raise refused(path.parent, error) from error
 
 
-def _refused(folder: Path, error: OSError) -> UserError:
+def refused(folder: Path, error: OSError) -> UserError:
+    """What to say of a cache folder that cannot be written."""
     reason = error.strerror or str(error)
     return UserError(
         f"cannot write to the cache folder {folder} ({reason}): set FEWSHOT_CACHE to a folder that you can write"

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fewshot.data.sampler import EpisodeSampler
-from fewshot.data.split import Split
+from fewshot.data.split import Split, assert_disjoint
 from fewshot.data.task import Task
 from fewshot.episode import Episode
 from fewshot.errors import UserError
@@ -86,7 +86,7 @@ class EpisodeData(pl.LightningDataModule):
                     f"task.val_episodes={self.task.val_episodes}, but the data has no validation classes: "
                     "set task.val_episodes=0 to test the last weights, or choose another data.split"
                 )
-            assert_disjoint(self.splits)
+            assert_disjoint({name: split.classes for name, split in self.splits.items()})
             for name in self.splits:
                 self.sampler(name)
 
@@ -155,12 +155,3 @@ class EpisodeData(pl.LightningDataModule):
         sampler = (self._evaluation_sampler if self.label_fraction == 1 else self._training_sampler)(split)
         for numbers in torch.arange(episodes).split(self.eval_batch):
             yield sampler(numbers)
-
-
-def assert_disjoint(splits: dict[str, Split]) -> None:
-    """Raise UserError where a class is in two splits."""
-    owner: dict[str, str] = {}
-    for name, split in splits.items():
-        for label in split.classes:
-            if owner.setdefault(label, name) != name:
-                raise UserError(f"class {label!r} is in both {owner[label]} and {name}: splits must be disjoint")
