@@ -60,10 +60,18 @@ def test_tasks_are_valid(task, method):
     assert (numbers.queries, numbers.test_episodes, numbers.val_episodes) == (15, 1000, 200)
 
 
+@pytest.mark.parametrize("data", names("data"))
+def test_data_sets_build(data):
+    cfg = composed(f"data={data}", "data.root=somewhere") if data == "folder" else composed(f"data={data}")
+    assert callable(instantiate(cfg.data.dataset).load)
+    assert cfg.data.name == data
+
+
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_experiments_compose_and_build(experiment):
     cfg = composed(f"experiment={experiment}")
     assert instantiate(cfg.method).features > 0
+    assert callable(instantiate(cfg.data.dataset).load)
     Task(**cfg.task)
 
 

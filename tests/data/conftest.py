@@ -21,6 +21,15 @@ def omniglot_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cifar_script() -> Path:
+    """What unpacks CIFAR-FS; skips where it is absent."""
+    script = DATA / "cifar_fs" / "unpack.py"
+    if not script.exists():
+        pytest.skip(f"no CIFAR-FS in {script.parent}: set FEWSHOT_TEST_DATA to the folder that holds cifar_fs/")
+    return script
+
+
+@pytest.fixture(scope="session")
 def glyphs_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder that holds all glyphs, two drawings of each."""
     folder = tmp_path_factory.mktemp("glyphs")

@@ -130,6 +130,9 @@ def _data(cfg: DictConfig, task: Task) -> EpisodeData:
         cfg.data.std,
         label_fraction=cfg.data.get("label_fraction", 1.0),
         eval_rotations=cfg.data.get("eval_rotations"),
+        within=cfg.data.get("within", 0.0),
+        eval_within=cfg.data.get("eval_within", 0.0),
+        augment=cfg.data.get("augment"),
     )
     data.setup()
     return data

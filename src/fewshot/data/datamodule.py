@@ -4,15 +4,16 @@ Its loaders carry episode numbers only. The numbers become episodes after the tr
 in one batched draw and gather from images that already lie there, so no worker copies pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fewshot.data.affine import Affine
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split, assert_disjoint
 from fewshot.data.task import Task
@@ -54,6 +55,9 @@ class EpisodeData(pl.LightningDataModule):
         eval_batch: episodes scored at once.
         label_fraction: the part of each training class's images that has labels.
         eval_rotations: as ``rotations``, for validation and test; None for the same.
+        within: the part of the training tasks whose classes come from one group, see ``EpisodeSampler``.
+        eval_within: the same for validation and test.
+        augment: change the training images by random affine maps: True, or the numbers of ``Affine``.
     """
 
     def __init__(
@@ -68,12 +72,16 @@ class EpisodeData(pl.LightningDataModule):
         eval_batch: int = 16,
         label_fraction: float = 1.0,
         eval_rotations: bool | str | None = None,
+        within: float = 0.0,
+        eval_within: float = 0.0,
+        augment: bool | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.dataset, self.task, self.seed, self.steps = dataset, task, seed, steps
         self.rotations, self.mean, self.std, self.eval_batch = rotations, mean, std, eval_batch
         self.label_fraction = label_fraction
         self.eval_rotations = rotations if eval_rotations is None else eval_rotations
+        self.within, self.eval_within, self.augment = within, eval_within, Affine.of(augment)
         self.splits: dict[str, Split] = {}
         self._samplers: dict[str, EpisodeSampler] = {}
 
@@ -108,7 +116,7 @@ class EpisodeData(pl.LightningDataModule):
             self.rotations, self.mean, self.std,
             unlabeled=task.train_unlabeled, unlabeled_query=task.unlabeled_query, distractors=task.train_distractors,
             unlabeled_tasks=task.unlabeled_tasks, label_fraction=self.label_fraction, draw=task.train_draw,
-            distinct=task.train_distinct,
+            distinct=task.train_distinct, within=self.within, augment=self.augment,
         )  # fmt: skip
 
     def _evaluation_sampler(self, split: Split) -> EpisodeSampler:
@@ -116,6 +124,7 @@ class EpisodeData(pl.LightningDataModule):
         return EpisodeSampler(
             split, task.ways, task.shots, task.queries, task.test_seed, self.eval_rotations, self.mean, self.std,
             unlabeled=task.unlabeled, distractors=task.distractors, draw=task.draw,
+            within=self.eval_within,
         )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from fewshot import counter
+from fewshot.data.affine import Affine
 from fewshot.data.split import Split
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 
 _CLASS, _IMAGE, _SUPPORT, _QUERY, _TASK, _UNLABELED, _UNLABELED_QUERY, _TURN, _LABELED, _DISTINCT = range(10)
+_WITHIN, _GROUP, _AUGMENT = range(10, 13)
 _LABELS = 0x1ABE1  # seed of which images of a class are labelled: the same for every run
 DRAWS = ("independent", "passes", "in_order")
 ROTATIONS = (False, True, "random")
@@ -38,6 +40,9 @@ class EpisodeSampler:
         draw: ``independent`` tasks; ``passes`` through the classes in random order, each class once in a
             pass, what does not fill a task left out; ``in_order``, the classes and images as they lie.
         distinct: how many different tasks there are; None for no limit.
+        within: the part of the tasks whose classes all come from one group, which is what stands before the last
+            ``/`` of their names (an alphabet of Omniglot). Each group with enough classes is as likely.
+        augment: changes the images of a task, before they are normalised; see ``Affine``.
 
     Raises:
         UserError: the split has fewer classes, or a class fewer images, than an episode takes.
@@ -60,17 +65,23 @@ class EpisodeSampler:
         label_fraction: float = 1.0,
         draw: str = "independent",
         distinct: int | None = None,
+        within: float = 0.0,
+        augment: Affine | None = None,
     ) -> None:
         self.split, self.ways, self.shots, self.queries, self.rotations = split, ways, shots, queries, rotations
         self.unlabeled, self.unlabeled_query, self.distractors = unlabeled, unlabeled_query, distractors
         self.unlabeled_tasks, self.draw, self.distinct = unlabeled_tasks, draw, distinct
-        self.mean, self.std = mean, std
+        self.mean, self.std, self.within, self.augment = mean, std, within, augment
         if rotations not in ROTATIONS:
             raise UserError(f"data.rotations={rotations}: choose true, false or random")
         if draw not in DRAWS:
             raise UserError(f"task.draw={draw}: choose one of {', '.join(DRAWS)} (for task.train_draw too)")
         if not 0 < label_fraction <= 1:
             raise UserError(f"data.label_fraction={label_fraction}: must be in (0, 1]")
+        if isinstance(within, bool) or not isinstance(within, float | int) or not 0 <= within <= 1:
+            raise UserError(f"data.within={within}: must be a fraction in [0, 1] (data.eval_within too)")
+        if within and draw != "independent":
+            raise UserError(f"data.within={within}: tasks within a group need draw=independent, not {draw}")
         height, width = split.images.shape[2:]
         if rotations and height != width:
             raise UserError(f"data.rotations={rotations} needs square images, not {height} x {width}")
@@ -82,6 +93,7 @@ class EpisodeSampler:
         self.absent = self.every_image >= self.counts[:, None]  # (classes, images)
         self.without_label = self._choose_without_label(label_fraction) if label_fraction < 1 else None
         self._check()
+        self.groups = self._find_groups() if within else None
         pixels = torch.arange(height * width, device=device).view(height, width)
         self.turned = torch.stack([torch.rot90(pixels, turn).flatten() for turn in range(4)])
 
@@ -128,6 +140,21 @@ class EpisodeSampler:
                 "lower task.unlabeled or task.unlabeled_query (task.train_unlabeled), or the queries"
             )
 
+    def _find_groups(self) -> Tensor:
+        """``(groups, classes)`` bool, rotations counted as classes: the groups that have enough for a task."""
+        numbers: dict[str, int] = {}
+        names = [name.rpartition("/")[0] for name in self.split.classes]
+        group = torch.tensor([numbers.setdefault(name, len(numbers)) for name in names]).to(self.starts.device)
+        members = (group == torch.arange(len(numbers), device=group.device)[:, None]).repeat_interleave(self.turns, 1)
+        sizes, need = members.sum(1), self.ways + self.distractors
+        if int(sizes.max()) < need or len(numbers) == 1:
+            found = f"the largest has {int(sizes.max())}" if len(numbers) > 1 else "there is only one group"
+            raise UserError(
+                f"data.within={self.within}: no group of {self.split.name} has {need} classes to draw from "
+                f"({found}; a group is what stands before the last / of a class's name): lower the ways or data.within"
+            )
+        return members[sizes >= need]
+
     def __call__(self, index: Tensor) -> Episode:
         """The episodes of numbers ``index`` ``(B,)``."""
         index = index.to(self.starts.device)
@@ -147,7 +174,7 @@ class EpisodeSampler:
             row, turn, y = self._shuffled(key, stream, rows, turns[:, : self.ways], labels)
             if labeled is not None:  # labels of places, after the shuffle, say nothing of the images
                 y = torch.where(labeled[:, None], y, torch.arange(y.shape[1], device=y.device) % self.ways)
-            sets.append((self._pixels(row, turn), y))
+            sets.append((self._pixels(key, stream, row, turn), y))
             # A sum, so that the order of the images does not enter.
             fingerprint += counter.bits(counter.key(stream, device=index.device), row, turn, y).sum(1)
         fingerprint = counter.bits(fingerprint, self.split.digest)
@@ -155,7 +182,7 @@ class EpisodeSampler:
         parts = spare.split([self.unlabeled, self.unlabeled_query], dim=2)
         for stream, rows in zip((_UNLABELED, _UNLABELED_QUERY), parts, strict=True):
             row, turn, _ = self._shuffled(key, stream, rows, turns, rows)
-            extra.append(self._pixels(row, turn) if rows.shape[2] else None)
+            extra.append(self._pixels(key, stream, row, turn) if rows.shape[2] else None)
         (support_x, support_y), (query_x, query_y) = sets
         task_key = counter.bits(key, _TASK)
         return Episode(
@@ -167,7 +194,12 @@ class EpisodeSampler:
         """``(B, N+D)``: distinct classes, rotations counted as classes."""
         every = torch.arange(len(self.starts) * self.turns, device=key.device)
         if self.draw == "independent":
-            return counter.bits(key[:, None], _CLASS, every).topk(self.ways + self.distractors, largest=False).indices
+            hashes = counter.bits(key[:, None], _CLASS, every)
+            if self.groups is not None:
+                chosen = (counter.uniform(key, _GROUP) * len(self.groups)).long()
+                outside = (counter.uniform(key, _WITHIN) < self.within)[:, None] & ~self.groups[chosen]
+                hashes = hashes.masked_fill(outside, torch.iinfo(torch.int64).max)
+            return hashes.topk(self.ways + self.distractors, largest=False).indices
         tasks = len(every) // self.ways  # in a pass
         if self.draw == "passes":
             order = counter.bits(self.root, _CLASS, (index // tasks)[:, None], every).argsort(1)
@@ -208,8 +240,8 @@ class EpisodeSampler:
         order = counter.bits(key[:, None], stream, place).argsort(dim=1)
         return tuple(t.gather(1, order) for t in flat)
 
-    def _pixels(self, rows: Tensor, turns: Tensor) -> Tensor:
-        """``(B, n, C, H, W)`` float, normalised."""
+    def _pixels(self, key: Tensor, stream: int, rows: Tensor, turns: Tensor) -> Tensor:
+        """``(B, n, C, H, W)`` float, augmented and normalised."""
         images = self.split.images
         if self.rotations:
             flat = images.flatten(2)
@@ -217,4 +249,6 @@ class EpisodeSampler:
         else:
             x = images[rows.flatten()]
         x = x.view(*rows.shape, *images.shape[1:]).to(torch.get_default_dtype()).div_(255)
+        if self.augment is not None:
+            x = self.augment(x, counter.bits(key, _AUGMENT, stream))
         return x if (self.mean, self.std) == (0.0, 1.0) else x.sub_(self.mean).div_(self.std)
