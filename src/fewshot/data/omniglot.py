@@ -110,9 +110,7 @@ class Omniglot:
         return {archive: self._decode_one(archive) for archive in CLASSES}
 
     def _decode_one(self, archive: str) -> Split:
-        source = _find(self.root, archive, self.download)
-        with _opened(source) as contents:
-            classes = _check(archive, source, contents)
+        with opened(self.root, archive, self.download) as (source, contents, classes):
             images = [
                 _read(source, contents, member, self.image_size, self.resize)
                 for members in track(classes.values(), f"Reading {source.name}", console=Console(stderr=True))
@@ -209,6 +207,20 @@ class _Folder:
 
     def read(self, name: str) -> bytes:
         return (self.folder.parent / name).read_bytes()
+
+
+@contextmanager
+def opened(
+    root: Path, archive: str, download: bool = True
+) -> Iterator[tuple[Path, zipfile.ZipFile | _Folder, dict[str, list[str]]]]:
+    """Where an archive is, its contents, and the members of each class, both sorted.
+
+    Raises:
+        UserError: it is missing and cannot be downloaded, or is not all of its part of Omniglot.
+    """
+    source = _find(root, archive, download)
+    with _opened(source) as contents:
+        yield source, contents, _check(archive, source, contents)
 
 
 @contextmanager
