@@ -1,0 +1,104 @@
+"""Two sides in strictly alternating rounds, and what their ratio is known to be."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from benchmarks.side import Side
+
+Result = Mapping[str, NDArray[np.floating]]
+
+
+class Unequal(Exception):
+    """The two sides do not compute the same."""
+
+
+@dataclass
+class Row:
+    """A row of ``results.csv``.
+
+    Attributes:
+        benchmark, case, unit: what was measured.
+        ours, peer: a value for each round; without rounds one; empty where there is none.
+        more_is_better: of the values; of times and memory less is.
+        fixed_ratio: of a row that sums up others.
+    """
+
+    benchmark: str
+    case: str
+    unit: str
+    ours: list[float] = field(default_factory=list)
+    peer: list[float] = field(default_factory=list)
+    more_is_better: bool = False
+    fixed_ratio: float | None = None
+
+    @property
+    def ratios(self) -> list[float]:
+        """Of each round; above 1 ours is better."""
+        if not (self.ours and self.peer):
+            return []
+        pairs = zip(self.ours, self.peer, strict=True)
+        return [ours / peer if self.more_is_better else peer / ours for ours, peer in pairs]
+
+    @property
+    def ratio(self) -> float | None:
+        """Median over rounds; None without a peer."""
+        return median(self.ratios) if self.ratios else self.fixed_ratio
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The 95% interval of the ratio; None without at least two rounds."""
+        return interval(self.ratios) if len(self.ratios) > 1 else None
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """The 95% t-interval of the mean logarithm of per-round ratios, as ratios."""
+    logs = np.log(ratios)
+    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
+    return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
+
+
+def geometric_mean(ratios: list[float]) -> float:
+    return float(np.exp(np.mean(np.log(ratios))))
+
+
+def refuse_unequal(ours: Result, peer: Result, tolerance: float, what: str) -> None:
+    """Compare two results before they are timed, each entry by its norm.
+
+    Raises:
+        Unequal: an entry is missing, of another shape, or further apart than ``tolerance`` of its norm.
+    """
+    if ours.keys() != peer.keys():
+        raise Unequal(f"{what}: one side has {sorted(ours)}, the other {sorted(peer)}")
+    for name in ours:
+        a, b = np.asarray(ours[name]), np.asarray(peer[name])
+        if a.shape != b.shape:
+            raise Unequal(f"{what}: {name} has shape {a.shape} on one side, {b.shape} on the other")
+        apart = float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-300)) if (a != b).any() else 0.0
+        if not apart <= tolerance:  # a not-a-number too
+            raise Unequal(f"{what}: {name} is {apart:.1e} apart (relative), more than {tolerance:.0e}")
+
+
+def alternate(
+    ours: Side,
+    peer: Side,
+    least: int = 5,
+    most: int = 15,
+    enough_seconds: float = 10.0,
+    measure: Callable[[Side], float] = Side.seconds,
+) -> tuple[list[float], list[float]]:
+    """``measure`` of each side by turns, one idle while the other works; both warmed up.
+
+    At least ``least`` rounds, then until ``most`` or until they have taken ``enough_seconds``.
+    """
+    values: tuple[list[float], list[float]] = ([], [])
+    start = time.perf_counter()
+    while len(values[0]) < least or (len(values[0]) < most and time.perf_counter() - start < enough_seconds):
+        for side, seen in zip((ours, peer), values, strict=True):
+            seen.append(measure(side))
+    return values

@@ -1,0 +1,132 @@
+"""A side of a comparison: an object in a process of its own, that waits until it is asked."""
+
+import multiprocessing
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewshot import memory
+from fewshot.command.memory import keep_freed_memory
+from fewshot.errors import UserError
+
+
+def device() -> torch.device:
+    """The GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class Side:
+    """The object that ``factory(*arguments)`` builds, in a fresh process.
+
+    Args:
+        factory: of a module, so that another process finds it.
+        arguments: plain ones.
+        ours: give the process the settings that the command line of the framework has; a plain script of another
+            library has none.
+
+    Raises:
+        UserError: as the other process did.
+    """
+
+    def __init__(self, factory: Callable[..., Any], *arguments: Any, ours: bool = True) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, factory, arguments, ours), daemon=True)
+        self._process.start()
+        other.close()
+
+    def wait(self) -> "Side":
+        """Until it is built."""
+        self._answer()
+        return self
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """What a method of the object returns."""
+        self._connection.send((name, arguments))
+        return self._answer()
+
+    def seconds(self, name: str = "step", *arguments: Any) -> float:
+        """How long a method takes, until the device is done."""
+        return self.ask("seconds", name, *arguments)
+
+    def peak_mb(self) -> float:
+        """Peak memory since the object was built, in MB, above what the process held then."""
+        return self.ask("peak_mb")
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.terminate()
+        self._process.join()
+
+    def __enter__(self) -> "Side":
+        return self.wait()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _answer(self) -> Any:
+        try:
+            kind, value = self._connection.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(f"a side of the comparison ended with status {self._process.exitcode}") from None
+        if kind == "refused":
+            raise UserError(value)
+        if kind == "failed":
+            raise RuntimeError(f"a side of the comparison failed:\n{value}")
+        return value
+
+
+def _serve(connection: Connection, factory: Callable[..., Any], arguments: tuple, ours: bool) -> None:
+    try:
+        if ours:
+            keep_freed_memory()
+        contender = factory(*arguments)
+        memory.reset_peak()
+        rest = _resting_mb()
+        connection.send(("done", None))
+        while True:
+            name, given = connection.recv()
+            if name == "seconds":
+                connection.send(("done", _timed(getattr(contender, given[0]), *given[1:])))
+            elif name == "peak_mb":
+                connection.send(("done", memory.peak_mb(device()) - rest))
+            else:
+                connection.send(("done", getattr(contender, name)(*given)))
+    except EOFError:  # nobody asks any more
+        return
+    except UserError as error:
+        connection.send(("refused", str(error)))
+    except Exception:
+        connection.send(("failed", traceback.format_exc()))
+    sys.exit(1)
+
+
+def _timed(work: Callable[..., object], *arguments: Any) -> float:
+    synchronise()
+    start = time.perf_counter()
+    work(*arguments)
+    synchronise()
+    return time.perf_counter() - start
+
+
+def _resting_mb() -> float:
+    """What the process holds now."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated() / 1e6
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return memory.peak_mb(device())  # not Linux: the peak until now
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024 / 1e6

@@ -1,0 +1,156 @@
+"""One meta-step of MAML: ours, and what a user of learn2learn writes. Same network, same weights.
+
+The peer follows learn2learn's own ``examples/vision/maml_omniglot.py``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.rounds import Result
+from benchmarks.side import device
+from fewshot.episode import Episode
+from fewshot.inner import VmapEngine
+from fewshot.inner.learn2learn import load
+from fewshot.methods import MAML
+from fewshot.networks import conv4
+
+Weights = dict[str, Tensor]
+WIDTH, DEPTH = 64, 4
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The inner loop of a comparison."""
+
+    ways: int
+    steps: int = 1
+    second_order: bool = True
+    rate: float = 0.4
+
+
+def network(inner: Inner, image_size: int = 28, width: int = WIDTH) -> MAML:
+    """Ours, with the weights that both sides start from."""
+    torch.manual_seed(0)
+    return MAML(
+        backbone=conv4(1, image_size, width, DEPTH),
+        ways=inner.ways,
+        inner_rate=inner.rate,
+        steps=inner.steps,
+        test_steps=inner.steps,
+        second_order=inner.second_order,
+        engine=VmapEngine(),
+        bn="transductive",
+    )
+
+
+class Ours:
+    """``fewshot.methods.MAML`` as ``run.py`` runs it, without Lightning."""
+
+    def __init__(self, inner: Inner, image_size: int = 28, width: int = WIDTH, dtype: torch.dtype = torch.float32):
+        self.method = network(inner, image_size, width).to(device(), dtype).train()
+
+    def step(self, episodes: Episode) -> dict[str, Tensor]:
+        """Gradients of the mean over tasks; ``(B,)`` losses and accuracies."""
+        self.method.zero_grad()
+        parts = []
+        for chunk in self.method.chunks(episodes):
+            terms = self.method.engine.each(self.method.task_terms, chunk)
+            terms["objective"].sum().backward()
+            parts.append({name: terms[name].detach() for name in ("loss", "accuracy")})
+        for parameter in self.method.parameters():
+            parameter.grad /= len(episodes)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def result(self, episodes: Episode) -> Result:
+        """What a step computes."""
+        return _result(self.step(episodes), self.gradients())
+
+    def gradients(self) -> Weights:
+        return {name: p.grad for name, p in self.method.learner.named_parameters() if p.grad is not None}
+
+    def weights(self) -> Weights:
+        return {name: p.detach() for name, p in self.method.learner.named_parameters()}
+
+
+class Peer:
+    """``learn2learn.algorithms.MAML`` in a loop over tasks, on learn2learn's own ``OmniglotCNN``."""
+
+    def __init__(self, inner: Inner, image_size: int = 28, width: int = WIDTH, dtype: torch.dtype = torch.float32):
+        assert image_size == 28, "OmniglotCNN takes no other images"
+        learn2learn = load()
+        net = learn2learn.vision.models.OmniglotCNN(inner.ways, hidden_size=width, layers=DEPTH)
+        start = {name: p.detach() for name, p in network(inner, image_size, width).learner.named_parameters()}
+        ours = dict(zip(_peer_names(start), start, strict=True))
+        with torch.no_grad():
+            for name, parameter in net.named_parameters():
+                parameter.copy_(start[ours[name]])
+        self.names = ours
+        self.net = net.to(device(), dtype)
+        self.maml = learn2learn.algorithms.MAML(self.net, lr=inner.rate, first_order=not inner.second_order)
+        self.steps, self.loss = inner.steps, nn.CrossEntropyLoss(reduction="mean")
+
+    def step(self, episodes: Episode) -> dict[str, Tensor]:
+        """As ``Ours.step``."""
+        self.maml.zero_grad()
+        scores = [self.task(episodes[task]) for task in range(len(episodes))]
+        self.average(len(episodes))
+        losses, accuracies = zip(*scores, strict=True)
+        return {"loss": torch.tensor(losses, dtype=torch.float64), "accuracy": torch.tensor(accuracies)}
+
+    def task(self, episode: Episode) -> tuple[float, float]:
+        """Adapt to one task and add its outer gradient."""
+        learner = self.maml.clone()
+        for _ in range(self.steps):
+            learner.adapt(self.loss(learner(episode.support_x), episode.support_y))
+        predictions = learner(episode.query_x)
+        error = self.loss(predictions, episode.query_y)
+        right = (predictions.argmax(dim=1) == episode.query_y).sum().float() / len(episode.query_y)
+        error.backward()
+        return error.item(), right.item()
+
+    def average(self, tasks: int) -> None:
+        for parameter in self.maml.parameters():
+            parameter.grad.mul_(1.0 / tasks)
+
+    def result(self, episodes: Episode) -> Result:
+        return _result(self.step(episodes), self.gradients())
+
+    def gradients(self) -> Weights:
+        return {self.names[name]: p.grad for name, p in self.net.named_parameters() if p.grad is not None}
+
+    def weights(self) -> Weights:
+        """By our names."""
+        return {self.names[name]: p.detach() for name, p in self.net.named_parameters()}
+
+
+def _peer_names(ours: Weights) -> list[str]:
+    """learn2learn's names of our parameters, in our order: convolution, norm, ..., head."""
+    blocks = [f"base.{n}.{part}.{kind}" for n in range(DEPTH) for part in ("conv", "normalize") for kind in _KINDS]
+    return [*blocks, *(f"classifier.{kind}" for kind in _KINDS)][: len(ours)]
+
+
+_KINDS = ("weight", "bias")
+
+
+def _result(terms: dict[str, Tensor], gradients: Weights) -> Result:
+    flat = torch.cat([gradients[name].flatten() for name in sorted(gradients)])
+    arrays = {"gradient": flat, "loss": terms["loss"], "accuracy": terms["accuracy"]}
+    return {name: value.cpu().numpy().astype(np.float64) for name, value in arrays.items()}
+
+
+def random_episodes(
+    tasks: int, ways: int, shots: int, queries: int, size: int = 28, dtype: torch.dtype = torch.float32
+) -> Episode:
+    """Images of noise around a pattern for each class, so that there is something to learn; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.rand(tasks, ways, 1, 1, size, size, generator=generator)
+    noise = torch.rand(tasks, ways, shots + queries, 1, size, size, generator=generator)
+    images = (0.5 * patterns + 0.5 * noise).to(dtype)
+    support, query = (part.flatten(1, 2).to(device()) for part in images.split([shots, queries], dim=2))
+    labels = torch.arange(ways, device=device())
+    support_y, query_y = (labels.repeat_interleave(n).repeat(tasks, 1) for n in (shots, queries))
+    number = torch.arange(tasks, device=device())
+    return Episode(ways, support, support_y, query, query_y, key=number, fingerprint=number)
