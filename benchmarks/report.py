@@ -30,6 +30,8 @@ RESULTS = ("benchmark", "case", "ours", "peer", "unit", "ratio")
 BOUNDS = ("benchmark", "case", "rounds", "ratio", "lower", "upper")
 ROUNDS = ("benchmark", "case", "side", "round", "value")
 console = Console()
+if not console.is_terminal:
+    console.width = 140  # a file has room
 
 
 @dataclass(frozen=True)

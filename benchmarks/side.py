@@ -1,12 +1,14 @@
 """A side of a comparison: an object in a process of its own, that waits until it is asked."""
 
 import multiprocessing
-import sys
+import os
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -14,6 +16,9 @@ import torch
 from fewshot import memory
 from fewshot.command.memory import keep_freed_memory
 from fewshot.errors import UserError
+
+# Programs for the main thread of a side whose class says ``needs_main_thread``; its questions come to another.
+MAIN_THREAD: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
 
 def device() -> torch.device:
@@ -30,7 +35,7 @@ class Side:
     """The object that ``factory(*arguments)`` builds, in a fresh process.
 
     Args:
-        factory: of a module, so that another process finds it.
+        factory: of a module, so that another process finds it. What it builds may have a ``close``.
         arguments: plain ones.
         ours: give the process the settings that the command line of the framework has; a plain script of another
             library has none.
@@ -66,7 +71,8 @@ class Side:
 
     def close(self) -> None:
         self._connection.close()
-        self._process.terminate()
+        self._process.join(10)
+        self._process.kill()
         self._process.join()
 
     def __enter__(self) -> "Side":
@@ -89,10 +95,21 @@ class Side:
 
 
 def _serve(connection: Connection, factory: Callable[..., Any], arguments: tuple, ours: bool) -> None:
+    if getattr(factory, "needs_main_thread", False):
+        Thread(target=_answer, args=(connection, factory, arguments, ours), daemon=True).start()
+        MAIN_THREAD.get()()
+        Event().wait()  # the other thread ends the process
+    _answer(connection, factory, arguments, ours)
+
+
+def _answer(connection: Connection, factory: Callable[..., Any], arguments: tuple, ours: bool) -> None:
+    """Build, then answer until nobody asks any more; ends the process."""
+    status, close = 1, None
     try:
         if ours:
             keep_freed_memory()
         contender = factory(*arguments)
+        close = getattr(contender, "close", None)
         memory.reset_peak()
         rest = _resting_mb()
         connection.send(("done", None))
@@ -104,13 +121,16 @@ def _serve(connection: Connection, factory: Callable[..., Any], arguments: tuple
                 connection.send(("done", memory.peak_mb(device()) - rest))
             else:
                 connection.send(("done", getattr(contender, name)(*given)))
-    except EOFError:  # nobody asks any more
-        return
+    except EOFError:
+        status = 0
     except UserError as error:
         connection.send(("refused", str(error)))
     except Exception:
         connection.send(("failed", traceback.format_exc()))
-    sys.exit(1)
+    finally:
+        if close:
+            close()
+        os._exit(status)  # whatever the main thread does
 
 
 def _timed(work: Callable[..., object], *arguments: Any) -> float:

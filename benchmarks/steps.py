@@ -23,17 +23,18 @@ WIDTH, DEPTH = 64, 4
 
 @dataclass(frozen=True)
 class Inner:
-    """The inner loop of a comparison."""
+    """The inner loop of a comparison, and the seed of the weights."""
 
     ways: int
     steps: int = 1
     second_order: bool = True
     rate: float = 0.4
+    seed: int = 0
 
 
 def network(inner: Inner, image_size: int = 28, width: int = WIDTH) -> MAML:
     """Ours, with the weights that both sides start from."""
-    torch.manual_seed(0)
+    torch.manual_seed(inner.seed)
     return MAML(
         backbone=conv4(1, image_size, width, DEPTH),
         ways=inner.ways,

@@ -1,0 +1,133 @@
+"""A real run of the framework that can be stopped and gone on with: what ``run.py`` does, slice by slice."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from threading import Semaphore
+
+import pytorch_lightning as pl
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+import fewshot.command.folder  # noqa: F401 - resolvers of conf/config.yaml
+from benchmarks import ROOT
+from benchmarks.side import MAIN_THREAD
+from fewshot.command.ending import quiet
+from fewshot.command.execute import execute
+from fewshot.command.job import Job, prepare
+
+
+def job(folder: str, *overrides: str) -> Job:
+    """What ``python run.py OVERRIDES`` would run in ``folder``."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        typed = [*overrides, f"hydra.run.dir={folder}"]
+        cfg: DictConfig = compose("config", overrides=typed, return_hydra_config=True)
+    OmegaConf.set_readonly(cfg.hydra, False)
+    OmegaConf.set_struct(cfg, False)
+    cfg.hydra.runtime.output_dir = folder
+    HydraConfig.instance().set_config(cfg)
+    del cfg["hydra"]
+    prepared = prepare(cfg, Path(folder), None)
+    assert prepared is not None, "a fresh folder holds no result"
+    return prepared
+
+
+class InSlices:
+    """A program in the main thread, which stands still between ``pause`` and the next ``step`` of another thread.
+
+    In the main thread, since the framework handles signals.
+    """
+
+    def __init__(self, program: Callable[[], None]) -> None:
+        self._program = program
+        self._go, self._still = Semaphore(0), Semaphore(0)
+        self._error: BaseException | None = None
+        MAIN_THREAD.put(self._run)
+
+    def step(self) -> None:
+        """Let it run until it pauses."""
+        self._go.release()
+        self._still.acquire()
+        if self._error:
+            raise RuntimeError("the run ended") from self._error
+
+    def pause(self) -> None:
+        """For the program to call."""
+        self._still.release()
+        self._go.acquire()
+
+    def _run(self) -> None:
+        self._go.acquire()
+        try:
+            self._program()
+            self._error = RuntimeError("before it was asked to")
+        except BaseException as error:
+            self._error = error
+        self._still.release()
+
+
+class PauseEvery(pl.Callback):
+    """Stands still when training begins, and after every ``steps`` steps."""
+
+    def __init__(self, steps: int, run: "Run") -> None:
+        self.steps, self.run = steps, run
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.run.method = pl_module
+        self.run.slices.pause()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+        if trainer.global_step % self.steps == 0:
+            self.run.slices.pause()
+
+
+class Run:
+    """``run.py`` with these overrides, until its training begins; ``step`` takes ``steps`` training steps.
+
+    Args:
+        steps: of a slice.
+        overrides: its command line.
+        terminal: show the progress bar, on a terminal that nobody sees.
+    """
+
+    needs_main_thread = True
+    present: "Run"  # the one of this process, for the callback that a config names
+
+    def __init__(self, steps: int, *overrides: str, terminal: bool = True) -> None:
+        quiet()
+        if terminal:
+            _unseen_terminal()
+        Run.present = self
+        self.steps = steps
+        self.method: pl.LightningModule | None = None
+        self._folder = tempfile.TemporaryDirectory()
+        prepared = job(self._folder.name, *overrides)
+        prepared.settings["callbacks"] = {"pause": {"_target_": "benchmarks.framework.pause_present"}}
+        self.slices = InSlices(lambda: execute(prepared))
+        self.slices.step()
+
+    def step(self) -> None:
+        self.slices.step()
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+
+def pause_present() -> PauseEvery:
+    """The callback of this process's run."""
+    return PauseEvery(Run.present.steps, Run.present)
+
+
+def _unseen_terminal() -> None:
+    """Make standard output and error a terminal that another process reads."""
+    master, slave = os.openpty()
+    subprocess.Popen(["cat"], stdin=master, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.environ.update(TERM="xterm-256color", COLUMNS="120", LINES="40")
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(slave, stream.fileno())
+    os.close(master)

@@ -1,0 +1,87 @@
+"""What Lightning, logging and the progress bar add to a bare loop of the same step: here the peer is that loop."""
+
+import tempfile
+from itertools import count
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+
+from benchmarks import data
+from benchmarks.framework import Run, job
+from benchmarks.report import Options, run, save
+from benchmarks.rounds import Result, Row, alternate, refuse_unequal
+from benchmarks.side import Side, device
+from fewshot.data import EpisodeData, Task
+from fewshot.methods import Method
+
+SLICE = 20
+SETTINGS = ("method=maml", "task=5w1s", "task.val_episodes=0", "trainer.max_steps=1000000", "figures=false")
+
+
+class Framework(Run):
+    """``python run.py method=maml task=5w1s`` in its training."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        super().__init__(steps, *SETTINGS, f"data={name}")
+
+    def result(self) -> Result:
+        return _weights(self.method)
+
+
+class Bare:
+    """The same step in a loop."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            cfg = job(folder, *SETTINGS, f"data={name}").cfg
+        pl.seed_everything(cfg.seed, verbose=False)
+        self.method: Method = instantiate(cfg.method).to(device()).train()
+        self.task = Task(**cfg.task)
+        source = EpisodeData(
+            instantiate(cfg.data.dataset), self.task, cfg.seed, 1, cfg.data.rotations, cfg.data.mean, cfg.data.std
+        )
+        source.setup()
+        self.sampler = source.sampler("train", device())
+        assert self.method.make_optimizer is not None
+        self.optimizer = self.method.make_optimizer(self.method.parameters())
+        self.steps, self.numbers = steps, count()
+
+    def step(self) -> None:
+        method, tasks = self.method, self.task.meta_batch
+        for _ in range(self.steps):
+            first = next(self.numbers) * tasks
+            episodes = self.sampler(torch.arange(first, first + tasks))
+            self.optimizer.zero_grad()
+            for chunk in method.chunks(episodes):
+                method.engine.each(method.task_terms, chunk)["objective"].sum().backward()
+            for parameter in method.parameters():
+                parameter.grad.mul_(1 / tasks)
+            self.optimizer.step()
+
+    def result(self) -> Result:
+        return _weights(self.method)
+
+
+def _weights(method: pl.LightningModule | None) -> Result:
+    assert method is not None
+    return {name: value.detach().cpu().numpy().copy() for name, value in method.named_parameters()}
+
+
+def main(options: Options) -> None:
+    """One case."""
+    name = data.choose()
+    ours, peer = (Side(side, name, 2 if options.quick else SLICE) for side in (Framework, Bare))
+    with ours, peer:
+        refuse_unequal(ours.ask("result"), peer.ask("result"), 0.0, "the weights at the start")
+        for side in (ours, peer):
+            side.seconds()
+        refuse_unequal(ours.ask("result"), peer.ask("result"), 1e-3, "the weights after the first steps")
+        seconds = alternate(ours, peer, *((2, 2) if options.quick else (15, 15)))
+    steps = 2 if options.quick else SLICE
+    times = ([1e3 * value / steps for value in side] for side in seconds)
+    save([Row("overhead", f"{name}-5w1s-maml", "ms", *times)], ("overhead",), options)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,71 @@
+"""How step time and peak memory of ours grow with tasks, inner steps and the size of images."""
+
+from dataclasses import dataclass, replace
+from statistics import median
+
+from benchmarks.report import Options, console, run, save
+from benchmarks.rounds import Row
+from benchmarks.side import Side
+from benchmarks.steps import WIDTH, Inner, Ours, random_episodes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """5-way 1-shot with 1 query image a class."""
+
+    name: str = ""
+    inner: Inner = Inner(ways=5)
+    tasks: int = 32
+    size: int = 28
+    width: int = WIDTH
+
+
+class Step:
+    """One meta-step."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.side = Ours(setting.inner, setting.size, setting.width)
+        self.episodes = random_episodes(setting.tasks, setting.inner.ways, 1, 1, setting.size)
+
+    def step(self) -> None:
+        self.side.step(self.episodes)
+
+
+def settings(quick: bool) -> list[Setting]:
+    """One axis after the other, around 32 tasks, 1 second-order step, 28 pixels."""
+    tasks = [Setting(f"tasks-{n}", tasks=n) for n in (8, 16, 32, 64, 128, 256)]
+    steps = [
+        Setting(f"steps-{n}-{order}", inner=Inner(5, n, order == "second"))
+        for order in ("second", "first")
+        for n in (1, 2, 5, 10)
+    ]
+    sizes = [Setting(f"size-{n}", size=n) for n in (28, 42, 56, 84)]
+    return [replace(s, tasks=2, width=8) for s in steps[4:]] if quick else [*tasks, *steps, *sizes]
+
+
+def measure(setting: Setting) -> tuple[Row, Row]:
+    """Milliseconds of three steps after one to warm up, and the peak of all."""
+    with Side(Step, setting) as side:
+        side.seconds()
+        times = [1e3 * side.seconds() for _ in range(3)]
+        return Row("scaling", setting.name, "ms", times), Row("scaling_memory", setting.name, "MB", [side.peak_mb()])
+
+
+def main(options: Options) -> None:
+    """Each setting in a fresh process."""
+    pairs = []
+    for setting in settings(options.quick):
+        if options.wants(setting.name):
+            pairs.append(measure(setting))
+            time, memory = pairs[-1]
+            console.print(f"{setting.name}: {median(time.ours):.0f} ms, {memory.ours[0]:.0f} MB")
+    rows = [row for kind in zip(*pairs, strict=True) for row in kind]
+    peaks = {row.case: row.ours[0] for row in rows if row.benchmark == "scaling_memory"}
+    if {"steps-1-first", "steps-10-first"} <= peaks.keys():
+        growth = peaks["steps-10-first"] / peaks["steps-1-first"]
+        rows.append(Row("scaling_memory", "first-10-steps-over-1", "times", [growth]))
+    save(rows, ("scaling", "scaling_memory"), options)
+
+
+if __name__ == "__main__":
+    run(main)
