@@ -1,9 +1,10 @@
 # make demo    install into .venv and run the main job (about 10 minutes on two cores)
 # make test    install into .venv and run the tests
+# make bench   install into .venv, with learn2learn, and run the benchmarks (under 40 minutes on two cores)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint format clean
+.PHONY: demo test slow bench lint format clean
 
 .venv/run.stamp: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed (this is %d.%d): make PYTHON=python3.12 ..." % sys.version_info[:2])'
@@ -16,6 +17,10 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q --no-deps -r requirements-learn2learn.txt
 	touch $@
 
+.venv/bench.stamp: .venv/dev.stamp requirements-learn2learn.txt
+	$(BIN)/python -m pip install -q --no-deps -r requirements-learn2learn.txt
+	touch $@
+
 demo: .venv/run.stamp
 	$(BIN)/python run.py -m method=protonet,maml,metagan,nearest
 
@@ -24,6 +29,9 @@ test: .venv/dev.stamp
 
 slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m slow
+
+bench: .venv/bench.stamp
+	$(BIN)/python -m benchmarks
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .

@@ -94,7 +94,7 @@ class Peer:
                 zero = torch.tensor(number)
                 task = Episode(INNER.ways, *self.tasks.sample(device()), key=zero, fingerprint=zero)
                 self.maml.task(task)
-            self.maml.average(TASKS)
+            steps.average(self.maml.maml, TASKS)
             self.optimizer.step()
 
     def accuracy(self) -> float:
@@ -131,7 +131,6 @@ def train(name: str, seed: int, until: float, quick: bool) -> tuple[Training, Tr
     with ours, peer:
         refuse_unequal(ours.ask("result"), peer.ask("result"), 0.0, "the weights at the start")
         trainings = Training(ours), Training(peer)
-        # A side waits for the other until both have warmed up: the first slice counts for neither more nor less.
         while time.monotonic() < until and (behind := [t for t in trainings if not t.slices or t.accuracy < goal]):
             for training in behind:
                 training.go_on()
@@ -153,20 +152,19 @@ def main(options: Options) -> None:
             break
         runs.append(train(name, len(runs), begun + LIMIT_SECONDS, options.quick))
     there = [pair for pair in runs if all(training.accuracy >= goal for training in pair)]
-    per_slice = [[t.slices for t in pair] for pair in runs]
-    both = [pair for ours, peer in per_slice for pair in zip(ours, peer, strict=False)]
-    rows = [Row("accuracy", f"{case}-{steps_in_slice}-steps", "s", *map(list, zip(*both, strict=True)))]
+    # Slices that both took, one after the other.
+    pairs = [pair for ours, peer in runs for pair in zip(ours.slices, peer.slices, strict=False)]
+    ours, peer = map(list, zip(*pairs, strict=True))
+    rows = [Row("accuracy", f"{case}-{steps_in_slice}-steps", "s", ours, peer)]
     if there:
-        seconds = ([pair[side].seconds for pair in there] for side in (0, 1))
-        counts = ([float(steps_in_slice * len(pair[side].slices)) for pair in there] for side in (0, 1))
-        rows.append(Row("accuracy", f"{case}-to-{100 * GOAL:.0f}", "s", *seconds))
-        rows.append(Row("accuracy", f"{case}-steps-to-{100 * GOAL:.0f}", "steps", *counts))
+        ours, peer = ([pair[side].seconds for pair in there] for side in (0, 1))
+        rows.append(Row("accuracy", f"{case}-to-{100 * GOAL:.0f}", "s", ours, peer))
+        ours, peer = ([float(steps_in_slice * len(pair[side].slices)) for pair in there] for side in (0, 1))
+        rows.append(Row("accuracy", f"{case}-steps-to-{100 * GOAL:.0f}", "steps", ours, peer))
     else:
         reached = [median(pair[side].accuracy for pair in runs) for side in (0, 1)]
         console.print(f"{GOAL} was not reached in {LIMIT_SECONDS:.0f} s: ours {reached[0]:.3f}, peer {reached[1]:.3f}")
-        rows.append(
-            Row("accuracy", f"{case}-unfinished", "accuracy", [reached[0]], [reached[1]], more_is_better=True)
-        )
+        rows.append(Row("accuracy", f"{case}-unfinished", "accuracy", [reached[0]], [reached[1]], more_is_better=True))
     save(rows, ("accuracy",), options)
 
 

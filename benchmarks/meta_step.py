@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks.report import Options, console, run, save
-from benchmarks.rounds import Row, alternate, geometric_mean, refuse_unequal
+from benchmarks.rounds import Result, Row, alternate, geometric_mean, refuse_unequal
 from benchmarks.side import Side
 from benchmarks.steps import WIDTH, Inner, Ours, Peer, random_episodes
 
@@ -38,7 +38,7 @@ class Step:
     def step(self) -> None:
         self.side.step(self.episodes)
 
-    def result(self):
+    def result(self) -> Result:
         return self.side.result(self.episodes)
 
 
@@ -60,16 +60,15 @@ def compare(cell: Cell, quick: bool = False) -> tuple[Row, Row]:
         Unequal: the sides differ in float64 on the first tasks, or in float32 on all of them.
     """
     few = replace(cell, tasks=min(cell.tasks, 4))
-    exact = [Step(side, few, torch.float64).result() for side in (Ours, Peer)]
-    refuse_unequal(*exact, EXACT, f"{cell.name} in float64")
+    ours_exact, peer_exact = (Step(side, few, torch.float64).result() for side in (Ours, Peer))
+    refuse_unequal(ours_exact, peer_exact, EXACT, f"{cell.name} in float64")
     ours, peer = (Side(Step, side, cell, ours=side is Ours) for side in (Ours, Peer))
     with ours, peer:
-        warm = [side.ask("result") for side in (ours, peer)]
-        # The fraction that is right may turn on a tie.
-        close = [{name: value for name, value in result.items() if name != "accuracy"} for result in warm]
-        refuse_unequal(*close, CLOSE, f"{cell.name} in float32")
-        times = alternate(ours, peer, *((2, 2) if quick else ()))
-        time = Row("meta_step", cell.name, "ms", *([1e3 * value for value in side] for side in times))
+        warm, warm_peer = (side.ask("result") for side in (ours, peer))
+        refuse_unequal(warm, warm_peer, CLOSE, f"{cell.name} in float32")
+        seconds = alternate(ours, peer, *((2, 2) if quick else ()))
+        milliseconds, theirs = ([1e3 * value for value in side] for side in seconds)
+        time = Row("meta_step", cell.name, "ms", milliseconds, theirs)
         memory = Row("meta_step_memory", cell.name, "MB", [ours.peak_mb()], [peer.peak_mb()])
     return time, memory
 

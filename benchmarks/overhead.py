@@ -12,6 +12,7 @@ from benchmarks.framework import Run, job
 from benchmarks.report import Options, run, save
 from benchmarks.rounds import Result, Row, alternate, refuse_unequal
 from benchmarks.side import Side, device
+from benchmarks.steps import average
 from fewshot.data import EpisodeData, Task
 from fewshot.methods import Method
 
@@ -55,8 +56,7 @@ class Bare:
             self.optimizer.zero_grad()
             for chunk in method.chunks(episodes):
                 method.engine.each(method.task_terms, chunk)["objective"].sum().backward()
-            for parameter in method.parameters():
-                parameter.grad.mul_(1 / tasks)
+            average(method, tasks)
             self.optimizer.step()
 
     def result(self) -> Result:
@@ -79,8 +79,8 @@ def main(options: Options) -> None:
         refuse_unequal(ours.ask("result"), peer.ask("result"), 1e-3, "the weights after the first steps")
         seconds = alternate(ours, peer, *((2, 2) if options.quick else (15, 15)))
     steps = 2 if options.quick else SLICE
-    times = ([1e3 * value / steps for value in side] for side in seconds)
-    save([Row("overhead", f"{name}-5w1s-maml", "ms", *times)], ("overhead",), options)
+    framework, bare = ([1e3 * value / steps for value in side] for side in seconds)
+    save([Row("overhead", f"{name}-5w1s-maml", "ms", framework, bare)], ("overhead",), options)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,15 @@ from benchmarks.rounds import Row
 from benchmarks.side import Side
 from benchmarks.steps import WIDTH, Inner, Ours, random_episodes
 
+BASE = Inner(ways=5)
+
 
 @dataclass(frozen=True)
 class Setting:
     """5-way 1-shot with 1 query image a class."""
 
     name: str = ""
-    inner: Inner = Inner(ways=5)
+    inner: Inner = BASE
     tasks: int = 32
     size: int = 28
     width: int = WIDTH

@@ -61,8 +61,7 @@ class Ours:
             terms = self.method.engine.each(self.method.task_terms, chunk)
             terms["objective"].sum().backward()
             parts.append({name: terms[name].detach() for name in ("loss", "accuracy")})
-        for parameter in self.method.parameters():
-            parameter.grad /= len(episodes)
+        average(self.method, len(episodes))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def result(self, episodes: Episode) -> Result:
@@ -97,7 +96,7 @@ class Peer:
         """As ``Ours.step``."""
         self.maml.zero_grad()
         scores = [self.task(episodes[task]) for task in range(len(episodes))]
-        self.average(len(episodes))
+        average(self.maml, len(episodes))
         losses, accuracies = zip(*scores, strict=True)
         return {"loss": torch.tensor(losses, dtype=torch.float64), "accuracy": torch.tensor(accuracies)}
 
@@ -112,10 +111,6 @@ class Peer:
         error.backward()
         return error.item(), right.item()
 
-    def average(self, tasks: int) -> None:
-        for parameter in self.maml.parameters():
-            parameter.grad.mul_(1.0 / tasks)
-
     def result(self, episodes: Episode) -> Result:
         return _result(self.step(episodes), self.gradients())
 
@@ -125,6 +120,13 @@ class Peer:
     def weights(self) -> Weights:
         """By our names."""
         return {self.names[name]: p.detach() for name, p in self.net.named_parameters()}
+
+
+def average(network: nn.Module, tasks: int) -> None:
+    """Turn gradients of the sum over tasks into those of the mean."""
+    for parameter in network.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(1.0 / tasks)
 
 
 def _peer_names(ours: Weights) -> list[str]:
