@@ -7,6 +7,7 @@ from torch.func import functional_call
 
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.inner import LoopEngine, VmapEngine
+from fewshot.methods.adapt import ADAPT
 from fewshot.networks import mlp
 from fewshot.networks.norm import NORMS
 from made_up import made_up_split
@@ -49,7 +50,15 @@ def test_maml_equals_finite_differences(norm, steps, engine, tasks):
     assert directional_error(method, tasks) < 1e-6
 
 
-@pytest.mark.parametrize("options", [{"adapt": "head"}, {"adapt": "body"}, {"learn_rates": True}, {"bn": "support"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"adapt": what} for what in ADAPT),
+        {"learn_rates": True},
+        {"learn_rates": True, "adapt": "lora", "rank": 2},
+        {"bn": "support"},
+    ],
+)
 def test_maml_options_equal_finite_differences(options, tasks):
     torch.manual_seed(0)
     assert directional_error(maml(VmapEngine(), **options), tasks) < 1e-6

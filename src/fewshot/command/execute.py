@@ -101,6 +101,7 @@ def execute(job: Job) -> None:
         "val": {"accuracy": validation},
         "train": throughput.summary(steps_taken),
         "parameters": sum(parameter.numel() for parameter in method.parameters()),
+        "adapted_parameters": method.adapted_parameters,
         "processes": trainer.world_size,
         "peak_memory_mb": memory.peak_mb(trainer.strategy.root_device),
         "device": device_name(trainer.strategy.root_device),

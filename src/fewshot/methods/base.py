@@ -66,6 +66,11 @@ class Method(BatchNormProtocol):
         """D, the length of ``Prediction.features``, where features are learned."""
         raise UserError(f"{type(self).__name__} learns no features: it cannot be the classifier of another method")
 
+    @property
+    def adapted_parameters(self) -> int:
+        """How many numbers fitting a task moves by gradient descent; of a method around another, those of that."""
+        return sum(part.adapted_parameters for part in self.children() if isinstance(part, Method))
+
     @abstractmethod
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         """Adapt to the support set of one task (no task axis).

@@ -89,6 +89,14 @@ class BatchNormProtocol(pl.LightningModule, ABC):
         with normalising(network, source):
             return functional_call(network, params, (torch.cat([support_x, x]) if joint else x,))
 
+    def adapted(self, network: nn.Module, params: dict[str, Tensor], support_x: Tensor) -> Predictor:
+        """The predictor of a classifier ``network`` at the parameters that a task has come to."""
+
+        def predict(state: dict[str, Tensor], x: Tensor) -> Prediction:
+            return Prediction(*(rows[-len(x) :] for rows in self.run(network, state, support_x, x)))
+
+        return Predictor(predict, params)
+
     def classify(self, predict: Predictor, query_x: Tensor) -> tuple[Prediction, dict[str, Tensor]]:
         """The prediction on query images and, in training, the statistics that its pass saw."""
         if not (self.training and (self.stores_statistics or self.bn == "running")):

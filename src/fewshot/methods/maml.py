@@ -21,14 +21,13 @@ from torch.nn import Parameter, ParameterList
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
+from fewshot.methods.adapt import Adaptation, Params
 from fewshot.methods.base import Method
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.methods.pseudo_label import PseudoLabels
 from fewshot.networks import Backbone, LinearClassifier, Prediction
 from fewshot.networks.classifier import HeadInit, near_zero
 from fewshot.networks.norm import Statistics, normalising
-
-ADAPT = ("all", "head", "body")
 
 
 class MAML(Method):
@@ -40,8 +39,8 @@ class MAML(Method):
         inner_rate: step size alpha of the inner loop.
         steps, test_steps: inner steps in training and in evaluation.
         second_order: differentiate through the inner gradient.
-        adapt: which parameters the inner loop moves: ``all``, ``head`` or ``body``.
-        learn_rates: learn a rate for every parameter, beginning at ``inner_rate``.
+        adapt, rank: what the inner loop moves, see ``fewshot.methods.adapt``.
+        learn_rates: learn a rate for every number that moves, beginning at ``inner_rate``.
         pseudo_labels: a term of the inner loss on the unlabelled images of a task; None for none.
         head_init: fills the weight of the head in place; None for one near zero.
         base: see ``Method``.
@@ -56,14 +55,13 @@ class MAML(Method):
         test_steps: int,
         second_order: bool = True,
         adapt: str = "all",
+        rank: int = 4,
         learn_rates: bool = False,
         pseudo_labels: PseudoLabels | None = None,
         head_init: HeadInit | None = None,
         **base,
     ) -> None:
         super().__init__(**base)
-        if adapt not in ADAPT:
-            raise UserError(f"method.adapt={adapt}: choose one of {', '.join(ADAPT)}")
         if min(steps, test_steps) < 1:
             raise UserError(
                 f"method.steps={steps}, method.test_steps={test_steps}: the inner loop needs at least 1 step"
@@ -76,16 +74,10 @@ class MAML(Method):
         self.learner = LinearClassifier(backbone, ways, head_init or near_zero)
         self.ways, self.inner_rate, self.steps, self.test_steps = ways, inner_rate, steps, test_steps
         self.second_order, self.pseudo_labels = second_order, pseudo_labels
-        self.adapted = [
-            name
-            for name, _ in self.learner.named_parameters()
-            if adapt == "all" or name.startswith("head.") == (adapt == "head")
-        ]
-        start = dict(self.learner.named_parameters())
+        self.adaptation = Adaptation(self.learner, adapt, rank)
+        start = self.adaptation.start(dict(self.learner.named_parameters()))
         self.rates = ParameterList(
-            Parameter(start[name].detach().new_full(start[name].shape, inner_rate))
-            for name in self.adapted
-            if learn_rates
+            Parameter(value.detach().new_full(value.shape, inner_rate)) for value in start.values() if learn_rates
         )
 
     @property
@@ -101,6 +93,10 @@ class MAML(Method):
         """How many inner steps the present mode takes."""
         return self.steps if self.training else self.test_steps
 
+    @property
+    def adapted_parameters(self) -> int:
+        return self.adaptation.count(dict(self.learner.named_parameters()))
+
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         if episode.ways != self.ways:
             raise UserError(
@@ -108,27 +104,22 @@ class MAML(Method):
                 "this method needs task.train_ways equal to task.ways, and keeps the ways that it was trained on"
             )
         support_x, support_y = episode.support_x, episode.support_y
-        start: dict[str, Tensor] = dict(self.learner.named_parameters())
-        kept = {name: value for name, value in start.items() if name not in self.adapted}
+        params: Params = dict(self.learner.named_parameters())
         pseudo = None if self.pseudo_labels is None else self.pseudo_labels(episode)
 
-        def predict(params: dict[str, Tensor], x: Tensor) -> Prediction:
+        def predict(fast: Params, x: Tensor) -> Prediction:
             with normalising(self.learner, Statistics.BATCH):
-                return functional_call(self.learner, kept | params, (x,))
+                return functional_call(self.learner, self.adaptation.full(params, fast), (x,))
 
-        def loss(params: dict[str, Tensor], step: int) -> Tensor:
-            prediction = predict(params, support_x)
+        def loss(fast: Params, step: int) -> Tensor:
+            prediction = predict(fast, support_x)
             value = episode.if_labeled(F.cross_entropy(prediction.logits, support_y))
             for term in (pseudo, extra):
                 if term is not None:
-                    value = value + term(prediction, lambda x: predict(params, x), step)
+                    value = value + term(prediction, lambda x: predict(fast, x), step)
             return value
 
-        def query(params: dict[str, Tensor], x: Tensor) -> Prediction:
-            output = self.run(self.learner, params, support_x, x)
-            return Prediction(*(rows[-len(x) :] for rows in output))
-
-        fast = {name: start[name] for name in self.adapted}
-        rates = dict(zip(self.adapted, self.rates or [self.inner_rate] * len(self.adapted), strict=True))
+        fast = self.adaptation.start(params)
+        rates = dict(zip(fast, self.rates or [self.inner_rate] * len(fast), strict=True))
         fast = self.engine.descend(loss, fast, rates, self.inner_steps, self.second_order)
-        return Predictor(query, kept | fast)
+        return self.adapted(self.learner, self.adaptation.full(params, fast), support_x)

@@ -1,0 +1,95 @@
+"""What adapts: which tensors an inner loop moves, and how they become the parameters of a network.
+
+- ``all``, ``head``, ``body``: the parameters of the whole classifier, of its last layer, of all but that.
+- ``norm``: scales and shifts of the normalisation layers; ``bias``: all biases (BitFit, Ben Zaken et al. 2022);
+  ``lora``: a low-rank change of every convolution and linear layer (Hu et al. 2022). With each of these the head
+  moves too, since a task brings classes of its own.
+
+LoRA takes a weight W, flattened to (out, in), to W + B A, with A (rank, in) and B (out, rank). B starts at 0, so that
+a task begins at the unadapted network. A starts random, the same for every task and every run: nothing of it is
+learned or saved, and a checkpoint can be tested with any of the settings.
+
+Differs from the paper (Hu et al.): no factor alpha / rank. Rows of A have a length of about 1, so that the first step
+is that of gradient descent on W at the same rate, projected onto ``rank`` random directions of its inputs.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fewshot import counter
+from fewshot.errors import UserError
+from fewshot.networks import BatchNorm
+
+ADAPT = ("all", "head", "body", "norm", "bias", "lora")
+Params = dict[str, Tensor]
+
+
+class Adaptation(nn.Module):
+    """The tensors that move, by name: ``backbone.*`` and ``head.*`` as in the network, those of LoRA with A and B.
+
+    Args:
+        network: a classifier with a ``backbone`` and a ``head``; it is looked at, not held.
+        adapt: see above.
+        rank: of LoRA.
+
+    Raises:
+        UserError: there is no such setting, or nothing in the backbone for it to move.
+    """
+
+    def __init__(self, network: nn.Module, adapt: str, rank: int = 4) -> None:
+        super().__init__()
+        if adapt not in ADAPT:
+            raise UserError(f"method.adapt={adapt}: choose one of {', '.join(ADAPT)}")
+        if rank < 1:
+            raise UserError(f"method.rank={rank}: must be at least 1")
+        self.rank = rank
+        self.low_rank: list[str] = []  # weights that have an A and a B
+        moved = {name: _moves(adapt, name, network) for name, _ in network.named_parameters()}
+        self.whole = [name for name, moves in moved.items() if moves]
+        if adapt == "lora":
+            for name, layer in network.get_submodule("backbone").named_modules(prefix="backbone"):
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    self._add_low_rank(f"{name}.weight", layer.weight.flatten(1).shape[1])
+        if adapt != "head" and not self.low_rank and not any(name.startswith("backbone.") for name in self.whole):
+            raise UserError(f"method.adapt={adapt}, but the backbone has nothing of it: choose another setting")
+
+    def _add_low_rank(self, name: str, inputs: int) -> None:
+        key = counter.key(len(self.low_rank))
+        a = counter.normal(key, (self.rank, inputs)) / inputs**0.5
+        self.register_buffer(_buffer(name), a, persistent=False)
+        self.low_rank.append(name)
+
+    def start(self, params: Params) -> Params:
+        """What moves, where a task begins; ``params`` are the network's, by name."""
+        fast = {name: params[name] for name in self.whole}
+        for name in self.low_rank:
+            weight = params[name]
+            fast[f"{name}.A"] = self.get_buffer(_buffer(name)).to(weight)
+            fast[f"{name}.B"] = weight.new_zeros(len(weight), self.rank)
+        return fast
+
+    def full(self, params: Params, fast: Params) -> Params:
+        """The network's parameters with ``fast`` in place."""
+        replaced = {name: fast[name] for name in self.whole}
+        for name in self.low_rank:
+            replaced[name] = params[name] + (fast[f"{name}.B"] @ fast[f"{name}.A"]).view(params[name].shape)
+        return params | replaced
+
+    def count(self, params: Params) -> int:
+        """How many numbers move."""
+        with torch.no_grad():
+            return sum(value.numel() for value in self.start(params).values())
+
+
+def _moves(adapt: str, name: str, network: nn.Module) -> bool:
+    """Whether a parameter moves as a whole."""
+    if name.startswith("head."):
+        return adapt != "body"
+    layer, _, own = name.rpartition(".")
+    if adapt == "norm":
+        return isinstance(network.get_submodule(layer), BatchNorm | nn.GroupNorm)
+    return adapt in ("all", "body") or (adapt == "bias" and own == "bias")
+
+
+def _buffer(name: str) -> str:
+    return name.replace(".", "/")
