@@ -10,6 +10,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from fewshot.errors import UserError
+from fewshot.networks import ClassHead
 from fewshot.report.atomic import write_bytes
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,11 @@ def load_weights(module: nn.Module, content: dict[str, Any], path: str | Path, k
     Raises:
         UserError: the network is another; the message names the first differences.
     """
-    stored, wanted = content["state_dict"], module.state_dict()
+    stored = content["state_dict"]
+    for name, layer in module.named_modules():
+        if isinstance(layer, ClassHead) and f"{name}.weight" in stored:
+            layer.resize(len(stored[f"{name}.weight"]))
+    wanted = module.state_dict()
     differences = [f"{name} is missing" for name in wanted if name not in stored]
     differences += [f"{name} is not in the network" for name in stored if name not in wanted]
     differences += [

@@ -1,5 +1,6 @@
 """Images, tasks and the episodes drawn from them."""
 
+from fewshot.data.batches import ClassBatches
 from fewshot.data.datamodule import EpisodeData
 from fewshot.data.folder import ImageFolder
 from fewshot.data.gaussians import Gaussians
@@ -11,5 +12,5 @@ from fewshot.data.split import Split
 from fewshot.data.task import Task
 
 __all__ = [
-    "EpisodeData", "EpisodeSampler", "Gaussians", "Glyphs", "ImageFolder", "MiniImageNet", "Omniglot", "Split", "Task",
+    "ClassBatches", "EpisodeData", "EpisodeSampler", "Gaussians", "Glyphs", "ImageFolder", "MiniImageNet", "Omniglot", "Split", "Task",
 ]  # fmt: skip

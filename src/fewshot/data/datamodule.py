@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fewshot.data.affine import Affine
+from fewshot.data.batches import ClassBatches
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split, assert_disjoint
 from fewshot.data.task import Task
@@ -111,6 +112,10 @@ class EpisodeData(pl.LightningDataModule):
 
     def _training_sampler(self, split: Split) -> EpisodeSampler:
         task = self.task
+        if task.train_batch:
+            return ClassBatches(
+                split, task.train_batch, self.seed, self.rotations, self.mean, self.std, self.label_fraction
+            )
         return EpisodeSampler(
             split, task.train_ways, task.train_shots, task.train_queries, self.seed,
             self.rotations, self.mean, self.std,
@@ -158,9 +163,10 @@ class EpisodeData(pl.LightningDataModule):
     def calibration(self, episodes: int, device: torch.device) -> Iterator[Episode]:
         """Fixed training episodes, a few at a time: for statistics, not for gradients.
 
-        They have the shape of the evaluation's; that of training where not all images have labels.
+        They have the shape of the evaluation's; that of training tasks where not all images have labels.
         """
         split = replace(self.splits["train"], images=self.splits["train"].images.to(device))
-        sampler = (self._evaluation_sampler if self.label_fraction == 1 else self._training_sampler)(split)
+        like_test = self.label_fraction == 1 or self.task.train_batch
+        sampler = (self._evaluation_sampler if like_test else self._training_sampler)(split)
         for numbers in torch.arange(episodes).split(self.eval_batch):
             yield sampler(numbers)

@@ -28,6 +28,8 @@ class Task:
         unlabeled_tasks: the part of the training tasks that carry no labels.
         draw, train_draw: ``independent`` tasks, or one of the other orders of ``EpisodeSampler``.
         train_distinct: how many different training tasks there are; None for no limit.
+        train_batch: images of a minibatch of all training classes, ``meta_batch`` of which make a step in place of
+            training tasks; None for tasks.
     """
 
     ways: int
@@ -50,6 +52,7 @@ class Task:
     draw: str = "independent"
     train_draw: str = "independent"
     train_distinct: int | None = None
+    train_batch: int | None = None
 
     def __post_init__(self) -> None:
         for field, least in _LEAST.items():
@@ -60,3 +63,11 @@ class Task:
             raise UserError(f"task.unlabeled_tasks={self.unlabeled_tasks}: must be a fraction in [0, 1)")
         if self.train_distinct is not None and self.train_distinct < 1:
             raise UserError(f"task.train_distinct={self.train_distinct}: must be at least 1, or null")
+        if self.train_batch is not None:
+            if self.train_batch < 1:
+                raise UserError(f"task.train_batch={self.train_batch}: must be at least 1, or null")
+            if self.unlabeled_tasks or self.train_distinct or self.train_draw != "independent":
+                raise UserError(
+                    f"task.train_batch={self.train_batch} draws images, not tasks: "
+                    "leave task.unlabeled_tasks, task.train_distinct and task.train_draw out"
+                )

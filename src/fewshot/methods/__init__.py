@@ -1,6 +1,7 @@
 """Few-shot methods, one file each."""
 
 from fewshot.methods.base import Method
+from fewshot.methods.baseline import Baseline
 from fewshot.methods.maml import MAML
 from fewshot.methods.matching import MatchingNet
 from fewshot.methods.metagan import MetaGAN
@@ -12,6 +13,7 @@ from fewshot.methods.relation import RelationNet
 
 __all__ = [
     "MAML",
+    "Baseline",
     "MaskedSoftKMeans",
     "MatchingNet",
     "MetaGAN",

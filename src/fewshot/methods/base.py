@@ -83,7 +83,10 @@ class Method(BatchNormProtocol):
 
         A term that a task does not have, such as the accuracy of one without labels, is not-a-number.
         """
-        predict = self.fit_task(episode)
+        return self.query_terms(self.fit_task(episode), episode)
+
+    def query_terms(self, predict: Predictor, episode: Episode) -> Terms:
+        """Those of ``predict`` on the query images."""
         prediction, statistics = self.classify(predict, episode.query_x)
         loss = episode.if_labeled(self.query_loss(prediction.logits, episode.query_y))
         right = episode.if_labeled(accuracy(prediction.logits, episode.query_y), float("nan"))

@@ -1,7 +1,8 @@
 """Networks: backbones, norms, what methods put on top, and MetaGAN's generator and task encoder."""
 
 from fewshot.networks.backbone import Backbone, conv4, mlp
-from fewshot.networks.classifier import LinearClassifier, Prediction
+from fewshot.networks.class_head import ClassHead, CosineHead, LinearHead
+from fewshot.networks.classifier import Classifier, LinearClassifier, Prediction
 from fewshot.networks.full_context import FullContext
 from fewshot.networks.gan import Generator, TaskEncoder
 from fewshot.networks.norm import BatchNorm
@@ -11,9 +12,13 @@ from fewshot.networks.vector import VectorEncoder, VectorGenerator
 __all__ = [
     "Backbone",
     "BatchNorm",
+    "ClassHead",
+    "Classifier",
+    "CosineHead",
     "FullContext",
     "Generator",
     "LinearClassifier",
+    "LinearHead",
     "Prediction",
     "RelationNetwork",
     "TaskEncoder",

@@ -1,4 +1,4 @@
-"""A backbone with a linear head."""
+"""A backbone with a head."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,16 +26,23 @@ def near_zero(weight: Tensor) -> None:
     nn.init.normal_(weight, std=0.01)
 
 
-class LinearClassifier(nn.Module):
-    """``backbone`` and a linear ``head`` of N outputs, whose weight ``head_init`` fills; its bias starts at 0."""
+class Classifier(nn.Module):
+    """``backbone`` and a ``head`` from features to logits."""
 
-    def __init__(self, backbone: Backbone, ways: int, head_init: HeadInit = near_zero) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(backbone.features, ways)
-        head_init(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.backbone, self.head = backbone, head
 
     def forward(self, x: Tensor) -> Prediction:
         features = self.backbone(x)
         return Prediction(self.head(features), features)
+
+
+class LinearClassifier(Classifier):
+    """A linear head of N outputs, whose weight ``head_init`` fills; its bias starts at 0."""
+
+    def __init__(self, backbone: Backbone, ways: int, head_init: HeadInit = near_zero) -> None:
+        head = nn.Linear(backbone.features, ways)
+        head_init(head.weight)
+        nn.init.zeros_(head.bias)
+        super().__init__(backbone, head)

@@ -1,0 +1,62 @@
+"""Minibatches over all training classes, for methods that learn to tell these apart instead of learning from tasks.
+
+Image j of batch i is a pure function of (split, seed, i, j): no epochs, no state, the same on every device.
+"""
+
+import torch
+from torch import Tensor
+
+from fewshot import counter
+from fewshot.data.sampler import EpisodeSampler
+from fewshot.data.split import Split
+from fewshot.episode import Episode
+
+_PLACE, _TURN, _BATCH = 32, 33, 34  # streams beside those of tasks
+
+
+class ClassBatches(EpisodeSampler):
+    """Draws minibatches in the form of episodes: the support set is empty, the query set has the images.
+
+    Images are drawn independently, each labelled image as likely as any other. Labels are the classes of the
+    split; with ``rotations=True`` class c turned by r quarters is 4c + r, with ``random`` each image is turned anew.
+
+    Args:
+        split: the images, on the device where batches are wanted.
+        size: images of a batch.
+        seed: of the stream.
+        rotations, mean, std, label_fraction: see ``EpisodeSampler``.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        size: int,
+        seed: int,
+        rotations: bool | str = False,
+        mean: float = 0.0,
+        std: float = 1.0,
+        label_fraction: float = 1.0,
+    ) -> None:
+        turns = 4 if rotations is True else 1
+        classes = len(split.classes) * turns
+        super().__init__(split, classes, 0, 1, seed, rotations, mean, std, label_fraction=label_fraction)
+        self.size = size
+        held = ~self.absent if self.without_label is None else ~(self.absent | self.without_label)
+        self.owner, place = held.nonzero(as_tuple=True)
+        self.rows = self.starts[self.owner] + place
+
+    def __call__(self, index: Tensor) -> Episode:
+        """The batches of numbers ``index`` ``(B,)``: queries ``(B, size, C, H, W)`` of ``ways`` classes."""
+        key = counter.bits(self.root, index.to(self.root.device))
+        place = torch.arange(self.size, device=key.device)
+        drawn = counter.bits(key[:, None], _PLACE, place) % (len(self.rows) * self.turns)
+        image, turn = drawn // self.turns, drawn % self.turns
+        labels = self.owner[image] * self.turns + turn
+        if self.rotations == "random":
+            turn = counter.bits(key[:, None], _TURN, place) & 3
+        x = self._pixels(self.rows[image], turn)
+        fingerprint = counter.bits(key[:, None], self.rows[image], turn, labels).sum(1)
+        return Episode(
+            self.ways, x[:, :0], labels[:, :0], x, labels, counter.bits(key, _BATCH),
+            counter.bits(fingerprint, self.split.digest),
+        )  # fmt: skip
