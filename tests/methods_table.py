@@ -1,13 +1,16 @@
 """Every method once: the rows of the contract tests. A new method is one new row."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 
+from fewshot.data import Task
 from fewshot.inner import Engine
 from fewshot.methods import (
     MAML,
+    Baseline,
     MaskedSoftKMeans,
     MatchingNet,
     MetaGAN,
@@ -16,9 +19,10 @@ from fewshot.methods import (
     ProtoNet,
     PseudoLabels,
     RelationNet,
+    Reptile,
     SoftKMeans,
 )
-from fewshot.networks import Generator, TaskEncoder, conv4, mlp
+from fewshot.networks import ClassHead, Generator, TaskEncoder, conv4, mlp
 from fewshot.schedule import constant, cosine
 
 SIZE, WAYS = 8, 5
@@ -54,6 +58,17 @@ def matching(engine: Engine, norm: str = "batch", bn: str = "running", **options
     return MatchingNet(network, engine=engine, bn=bn, optimizer=faster, schedule=cosine, **options)
 
 
+def baseline(engine: Engine, norm: str = "batch", bn: str = "running", **options) -> Baseline:
+    network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False, norm=norm)
+    settings = {"inner_rate": 0.1, "test_steps": 10, "optimizer": adam} | options
+    return Baseline(network, WAYS, engine=engine, bn=bn, **settings)
+
+
+def reptile(engine: Engine, norm: str = "batch", bn: str = "transductive", **options) -> Reptile:
+    settings = {"inner_rate": 0.3, "steps": 3, "test_steps": 5, "batch": 4} | options
+    return Reptile(backbone(norm), WAYS, engine=engine, bn=bn, optimizer=partial(torch.optim.SGD, lr=1.0), **settings)
+
+
 def metagan(host: Callable[..., Method], engine: Engine, host_options: dict | None = None, **options) -> MetaGAN:
     classifier = host(engine, **(host_options or {}))
     encoder, generator = TaskEncoder(1, SIZE, width=4, features=12), Generator(1, SIZE, 12, noise=6, width=4)
@@ -68,6 +83,7 @@ METHODS: dict[str, Callable[[Engine], Method]] = {
     "anil": partial(maml, adapt="head"),
     "boil": partial(maml, adapt="body"),
     "meta_sgd": partial(maml, learn_rates=True),
+    "maml_lora": partial(maml, adapt="lora", rank=2),
     # About half of a fresh classifier's predictions are surer than this, after one step.
     "maml_pseudo": lambda engine: maml(engine, pseudo_labels=PseudoLabels(threshold=0.204)),
     "protonet": protonet,
@@ -84,6 +100,9 @@ METHODS: dict[str, Callable[[Engine], Method]] = {
     "metagan_protonet": partial(metagan, protonet, fake_logit="learned"),
     "metagan_relation": partial(metagan, relation, **LIGHT),
     "metagan_matching": partial(metagan, matching, fake_logit="learned", **LIGHT),
+    "baseline": baseline,
+    "baseline_pp": partial(baseline, head="cosine", schedule=cosine),
+    "reptile": reptile,
     "nearest": lambda engine: NearestNeighbour(engine=engine, bn="transductive"),
 }
 TRAINED = [name for name in METHODS if name != "nearest"]
@@ -94,9 +113,23 @@ def build(name: str, engine: Engine, seed: int = 0) -> Method:
     return METHODS[name](engine)
 
 
+def training_task(name: str, task: Task) -> Task:
+    """``task`` with the training that a method needs."""
+    return replace(task, train_batch=16) if name.startswith("baseline") else task
+
+
+def with_head(method: Method, classes: int = 30) -> Method:
+    """With as many outputs as ``made_up_split`` has classes, where a method learns that from its data."""
+    for layer in method.modules():
+        if isinstance(layer, ClassHead):
+            layer.resize(classes)
+    return method
+
+
 def outer_gradient(method: Method, episodes) -> dict[str, torch.Tensor]:
     """The gradient that a training step would hand to the optimisers."""
     method.train()
+    with_head(method)
     method.prepare(episodes)
     method.zero_grad()
     for chunk in method.chunks(episodes):

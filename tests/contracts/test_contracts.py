@@ -12,7 +12,7 @@ from fewshot.episode import Episode
 from fewshot.inner import LoopEngine, VmapEngine
 from fewshot.methods import MetaGAN
 from made_up import made_up_split
-from methods_table import METHODS, TRAINED, build, metagan, outer_gradient
+from methods_table import METHODS, TRAINED, build, metagan, outer_gradient, training_task
 
 # Images without labels, of a further class too; most methods have no use for them.
 UNLABELED = {"unlabeled": 2, "distractors": 1}
@@ -41,9 +41,13 @@ def episodes(split: Split) -> Episode:
 class MadeUp:
     """A data set whose three splits share no class."""
 
+    def __init__(self, training_classes: int = 30) -> None:
+        self.classes = {"train": training_classes, "val": 30, "test": 30}
+
     def load(self):
         return {
-            name: made_up_split(name=f"made/{name}", seed=seed) for seed, name in enumerate(("train", "val", "test"))
+            name: made_up_split(classes, name=f"made/{name}", seed=seed)
+            for seed, (name, classes) in enumerate(self.classes.items())
         }
 
 
@@ -55,8 +59,10 @@ def trainer(tmp_path, steps: int, *callbacks) -> pl.Trainer:
     )  # fmt: skip
 
 
-def data(steps: int = 1000, seed: int = 0) -> EpisodeData:
-    return EpisodeData(MadeUp(), TASK, seed, steps)
+def data(name: str) -> EpisodeData:
+    task = training_task(name, TASK)
+    # Who learns classes by heart needs many of them before new ones profit.
+    return EpisodeData(MadeUp(200 if task.train_batch else 30), task, 0, 1000)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -124,9 +130,9 @@ class TestTraining:
 
     def test_learns_a_toy_problem(self, name, tmp_path):
         method, scores = build(name, VmapEngine()), Scores()
-        before = score(method, tmp_path, scores)
-        trainer(tmp_path, 60).fit(method, datamodule=data())
-        after = score(method, tmp_path, scores)
+        before = score(name, method, tmp_path, scores)
+        trainer(tmp_path, 60).fit(method, datamodule=data(name))
+        after = score(name, method, tmp_path, scores)
         assert 1 - after < 0.7 * (1 - before), (before, after)
 
     def test_one_step_is_one_meta_batch(self, name, tmp_path):
@@ -137,7 +143,7 @@ class TestTraining:
                 seen.append(batch.fingerprint)
 
         run = trainer(tmp_path, 3, Count())
-        run.fit(build(name, VmapEngine()), datamodule=data())
+        run.fit(build(name, VmapEngine()), datamodule=data(name))
         assert run.global_step == len(seen) == 3
         assert len({int(value) for batch in seen for value in batch}) == 3 * TASK.meta_batch
 
@@ -146,7 +152,8 @@ class TestTraining:
     "name",
     [
         "protonet", "protonet_cosine", "soft_kmeans", "masked_soft_kmeans", "relation", "matching",
-        "matching_full_context", "metagan_protonet", "metagan_relation", "metagan_matching", "nearest",
+        "matching_full_context", "metagan_protonet", "metagan_relation", "metagan_matching", "baseline",
+        "baseline_pp", "nearest",
     ],
 )  # fmt: skip
 def test_labels_are_names_only(name, episodes, float64):
@@ -167,7 +174,7 @@ def test_metagan_without_weights_is_its_host(host, tmp_path):
     zero = dict.fromkeys(("inner_real", "inner_fake", "outer_real", "outer_fake"), 0.0)
     wrapped = metagan(make, VmapEngine(), **zero)
     for method in (alone, wrapped):
-        trainer(tmp_path, 20).fit(method, datamodule=data())
+        trainer(tmp_path, 20).fit(method, datamodule=data(host))
     ours = wrapped.classifier.state_dict()
     assert all(torch.equal(value, ours[key]) for key, value in alone.state_dict().items())
 
@@ -196,6 +203,6 @@ def doubled(episodes):
     return episodes.with_tensors(floating)
 
 
-def score(method, tmp_path, scores: Scores) -> float:
-    trainer(tmp_path, 1, scores).test(method, datamodule=data(), verbose=False)
+def score(name: str, method, tmp_path, scores: Scores) -> float:
+    trainer(tmp_path, 1, scores).test(method, datamodule=data(name), verbose=False)
     return scores.summary()["accuracy"]

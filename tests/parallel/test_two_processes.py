@@ -39,7 +39,14 @@ def launch(processes: int, *arguments: str) -> dict:
     return torch.load(Path(arguments[-1]) / "out.pt", weights_only=True)
 
 
-QUICK = [("protonet", "vmap"), ("maml", "vmap"), ("metagan", "vmap"), ("metagan_protonet", "vmap"), ("fomaml", "loop")]
+QUICK = [
+    ("protonet", "vmap"),
+    ("maml", "vmap"),
+    ("metagan", "vmap"),
+    ("metagan_protonet", "vmap"),
+    ("baseline", "vmap"),
+    ("fomaml", "loop"),
+]
 ALL = [(name, engine) for name in TRAINED for engine in ("vmap", "loop")]
 
 

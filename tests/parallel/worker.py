@@ -15,7 +15,7 @@ from fewshot.data import EpisodeData, Task
 from fewshot.inner import LoopEngine, VmapEngine
 from fewshot.parallel import TaskParallel
 from made_up import made_up_split
-from methods_table import build
+from methods_table import build, training_task
 
 # 5 tasks for 2 processes and 9 test episodes: nothing divides evenly.
 TASK = Task(5, 2, 3, 5, 2, 3, meta_batch=5, test_episodes=9, val_episodes=3, train_unlabeled=2, unlabeled=2)
@@ -44,7 +44,7 @@ def main(name: str, engine: str, folder: str) -> None:
         enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder, num_sanity_val_steps=0,
         use_distributed_sampler=False, inference_mode=False, log_every_n_steps=1, precision="64-true",
     )  # fmt: skip
-    data = EpisodeData(MadeUp(), TASK, seed=0, steps=100, eval_batch=2)
+    data = EpisodeData(MadeUp(), training_task(name, TASK), seed=0, steps=100, eval_batch=2)
     trainer.fit(method, datamodule=data)
     told = {name: float(value) for name, value in trainer.callback_metrics.items()}
     trainer.test(method, datamodule=data, verbose=False)

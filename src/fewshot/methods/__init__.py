@@ -10,6 +10,7 @@ from fewshot.methods.protonet import ProtoNet
 from fewshot.methods.pseudo_label import PseudoLabels
 from fewshot.methods.refinement import MaskedSoftKMeans, SoftKMeans
 from fewshot.methods.relation import RelationNet
+from fewshot.methods.reptile import Reptile
 
 __all__ = [
     "MAML",
@@ -22,5 +23,6 @@ __all__ = [
     "ProtoNet",
     "PseudoLabels",
     "RelationNet",
+    "Reptile",
     "SoftKMeans",
 ]

@@ -64,8 +64,9 @@ class Adaptation(nn.Module):
         fast = {name: params[name] for name in self.whole}
         for name in self.low_rank:
             weight = params[name]
-            fast[f"{name}.A"] = self.get_buffer(_buffer(name)).to(weight)
-            fast[f"{name}.B"] = weight.new_zeros(len(weight), self.rank)
+            zero = 0 * weight.sum()  # a constant that has a gradient: autograd descends on nothing else
+            fast[f"{name}.A"] = self.get_buffer(_buffer(name)).to(weight) + zero
+            fast[f"{name}.B"] = weight.new_zeros(len(weight), self.rank) + zero
         return fast
 
     def full(self, params: Params, fast: Params) -> Params:

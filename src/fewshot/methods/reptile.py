@@ -1,0 +1,111 @@
+"""Reptile.
+
+Nichol, Achiam, Schulman, "On first-order meta-learning algorithms", arXiv:1803.02999, 2018.
+
+For each task, ``steps`` steps of gradient descent on minibatches of its support set lead from theta to phi; then
+    theta <- theta + eps * mean over tasks of (phi - theta)      (algorithm 2)
+theta - phi is handed to the outer optimiser as a gradient: SGD at rate eps is the paper's step, others are possible.
+There are more shots in training than at test (section 6.2), so that minibatches differ.
+
+Differs from the paper:
+- the inner optimiser is plain gradient descent, where the authors' has Adam with beta_1 = 0;
+- a task's minibatches take its shuffled support set in turn, over and again; at test a step sees all of it;
+- query images are predicted together (``bn=transductive``), or under ``bn=support`` and ``running``.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fewshot.episode import Episode
+from fewshot.errors import UserError
+from fewshot.methods.adapt import Adaptation, Params
+from fewshot.methods.base import Method, Terms
+from fewshot.methods.predictor import ExtraLoss, Predictor
+from fewshot.networks import Backbone, LinearClassifier
+from fewshot.networks.norm import Statistics, normalising
+
+
+class Reptile(Method):
+    """A network that moves towards what gradient descent makes of it on each task.
+
+    Args:
+        backbone: images to features.
+        ways: N; the head has N outputs, in training as in evaluation.
+        inner_rate: step size of the inner loop.
+        steps, test_steps: inner steps in training and in evaluation.
+        batch: images of an inner step in training, at most; None for the whole support set.
+        adapt, rank: what the inner loop moves in evaluation, see ``fewshot.methods.adapt``; all of it in training,
+            where what stands still would learn nothing.
+        base: see ``Method``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        ways: int,
+        inner_rate: float,
+        steps: int,
+        test_steps: int,
+        batch: int | None = 10,
+        adapt: str = "all",
+        rank: int = 4,
+        **base,
+    ) -> None:
+        super().__init__(**base)
+        for name, value in {"steps": steps, "test_steps": test_steps, "batch": batch}.items():
+            if value is not None and value < 1:
+                raise UserError(f"method.{name}={value}: must be at least 1")
+        self.learner = LinearClassifier(backbone, ways)
+        self.ways, self.inner_rate, self.steps, self.test_steps = ways, inner_rate, steps, test_steps
+        self.batch = batch
+        self.everything, self.adaptation = Adaptation(self.learner, "all"), Adaptation(self.learner, adapt, rank)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.learner
+
+    @property
+    def features(self) -> int:
+        return self.learner.backbone.features
+
+    @property
+    def inner_steps(self) -> int:  # type: ignore[override]
+        """How many inner steps the present mode takes."""
+        return self.steps if self.training else self.test_steps
+
+    @property
+    def adapted_parameters(self) -> int:
+        return self.adaptation.count(dict(self.learner.named_parameters()))
+
+    def task_terms(self, episode: Episode) -> Terms:
+        """The gradient of ``objective`` is theta - phi; loss and accuracy are those of the query images at phi."""
+        predict = self.fit_task(episode).detach()
+        terms = self.query_terms(predict, episode)
+        away = [
+            (theta * (theta - predict.state[name]).detach()).sum() for name, theta in self.learner.named_parameters()
+        ]
+        return terms | {"objective": sum(away[1:], away[0])}
+
+    def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
+        if episode.ways != self.ways:
+            raise UserError(
+                f"the classifier has {self.ways} outputs, but a task has {episode.ways} ways: "
+                "this method needs task.train_ways equal to task.ways, and keeps the ways that it was trained on"
+            )
+        support_x, support_y = episode.support_x, episode.support_y
+        params: Params = dict(self.learner.named_parameters())
+        adaptation = self.everything if self.training else self.adaptation
+        count = len(support_y)
+        size = min(self.batch or count, count) if self.training else count
+
+        def loss(fast: Params, step: int) -> Tensor:
+            places = [place % count for place in range(step * size, (step + 1) * size)]
+            with normalising(self.learner, Statistics.BATCH):
+                logits = functional_call(self.learner, adaptation.full(params, fast), (support_x[places],)).logits
+            return F.cross_entropy(logits, support_y[places])
+
+        fast = adaptation.start(params)
+        rates = dict.fromkeys(fast, self.inner_rate)
+        fast = self.engine.descend(loss, fast, rates, self.inner_steps, second_order=False)
+        return self.adapted(self.learner, adaptation.full(params, fast), support_x)
