@@ -18,8 +18,10 @@ from fewshot import parallel
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.inner import Engine
+from fewshot.inner.engine import TaskFunction
 from fewshot.methods.batchnorm import BatchNormProtocol
 from fewshot.methods.predictor import ExtraLoss, Predictor
+from fewshot.networks.drop_block import drawing
 from fewshot.schedule import Schedule, budget_spent, constant, scale_rate, with_initial_rate
 
 Terms = dict[str, Tensor]
@@ -99,6 +101,15 @@ class Method(BatchNormProtocol):
     def chunks(self, episodes: Episode) -> Iterator[Episode]:
         return self.engine.chunks(episodes, adapts=self.inner_steps > 0)
 
+    def each(self, function: TaskFunction, episodes: Episode) -> Terms:
+        """``function`` of every task, stacked; what a network drops at random is decided by the task's key."""
+
+        def keyed(episode: Episode) -> Terms:
+            with drawing(self.network, episode.key):
+                return function(episode)
+
+        return self.engine.each(keyed, episodes)
+
     def prepare(self, episodes: Episode) -> None:
         """Set what starts from data, before the first step is taken on ``episodes``; most methods have nothing."""
 
@@ -115,7 +126,7 @@ class Method(BatchNormProtocol):
             scale_rate(optimizer, schedule(step, spent))
         parts: list[Terms] = []
         for chunk in self.chunks(episodes):
-            terms = self.engine.each(self.task_terms, chunk)
+            terms = self.each(self.task_terms, chunk)
             self.manual_backward(terms.pop("objective").sum())
             parts.append({name: values.detach() for name, values in terms.items()})
         tasks = self.trainer.datamodule.task.meta_batch  # type: ignore[attr-defined]
@@ -210,7 +221,7 @@ class Method(BatchNormProtocol):
 
     def _logits(self, episodes: Episode) -> Iterator[Tensor]:
         for chunk in self.chunks(episodes):
-            yield self.engine.each(lambda e: {"logits": self.predictor(e)(e.query_x).logits}, chunk)["logits"]
+            yield self.each(lambda e: {"logits": self.predictor(e)(e.query_x).logits}, chunk)["logits"]
 
     def _evaluate(self, episodes: Episode) -> Terms:
         logits, labels = self.logits(episodes), episodes.query_y

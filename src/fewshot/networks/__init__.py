@@ -7,6 +7,8 @@ from fewshot.networks.full_context import FullContext
 from fewshot.networks.gan import Generator, TaskEncoder
 from fewshot.networks.norm import BatchNorm
 from fewshot.networks.relation import RelationNetwork
+from fewshot.networks.resnet12 import resnet12
+from fewshot.networks.resnet18 import resnet18
 from fewshot.networks.vector import VectorEncoder, VectorGenerator
 
 __all__ = [
@@ -26,4 +28,6 @@ __all__ = [
     "VectorGenerator",
     "conv4",
     "mlp",
+    "resnet12",
+    "resnet18",
 ]

@@ -96,3 +96,13 @@ def xavier(module: Network) -> Network:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return module
+
+
+def kaiming(module: Network, slope: float = 0.0) -> Network:
+    """Convolutions normal with the variance that (leaky) ReLUs keep going backwards (He et al. 2015), zero biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, slope, mode="fan_out", nonlinearity="leaky_relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return module

@@ -1,0 +1,57 @@
+"""ResNet-12 as few-shot learning uses it: images ``(M, C, H, W)`` to features ``(M, D)``."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from fewshot.networks.backbone import Backbone, kaiming
+from fewshot.networks.drop_block import DropBlock
+from fewshot.networks.norm import norm as make_norm
+
+_SLOPE = 0.1
+
+
+class Block(nn.Module):
+    """Three 3x3 convolutions beside a 1x1 one, 2x2 max-pooling, DropBlock where it is given."""
+
+    def __init__(self, before: int, width: int, norm: str, drop: DropBlock | None) -> None:
+        super().__init__()
+        bias = norm == "none"
+        layers: list[nn.Module] = []
+        for place in range(3):
+            layers += [nn.Conv2d(width if place else before, width, 3, padding=1, bias=bias), make_norm(norm, width)]
+            layers += [nn.LeakyReLU(_SLOPE)] if place < 2 else []
+        self.layers = nn.Sequential(*layers)
+        self.shortcut = nn.Sequential(nn.Conv2d(before, width, 1, bias=bias), make_norm(norm, width))
+        self.end = nn.Sequential(nn.LeakyReLU(_SLOPE), nn.MaxPool2d(2), *([drop] if drop else []))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.layers(x) + self.shortcut(x))
+
+
+def resnet12(
+    channels: int,
+    image_size: int,
+    widths: Sequence[int] = (64, 160, 320, 640),
+    drop_rate: float = 0.1,
+    block_size: int = 5,
+    norm: str = "batch",
+) -> Backbone:
+    """Four blocks of three convolutions and the mean over space, as in MetaOptNet (Lee et al. 2019) and RFS.
+
+    Differs from their code: DropBlock has one rate from the first step on, and the first two blocks no dropout.
+
+    Args:
+        channels, image_size: of the images, square.
+        widths: filters of each block.
+        drop_rate, block_size: of DropBlock in the last two blocks.
+        norm: see ``fewshot.networks.norm``.
+    """
+    if image_size < 2 ** len(widths):
+        raise ValueError(f"images of {image_size} x {image_size} are too small for {len(widths)} poolings")
+    blocks: list[nn.Module] = []
+    for number, (before, width) in enumerate(zip([channels, *widths], widths, strict=False)):
+        last = number >= len(widths) - 2
+        blocks.append(Block(before, width, norm, DropBlock(drop_rate, block_size) if last else None))
+    layers = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Backbone(widths[-1], kaiming(layers, _SLOPE))

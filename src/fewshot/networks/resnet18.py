@@ -1,0 +1,50 @@
+"""ResNet-18 (He, Zhang, Ren and Sun 2016): images ``(M, C, H, W)`` to features ``(M, D)``."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewshot.networks.backbone import Backbone, kaiming
+from fewshot.networks.norm import norm as make_norm
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution where the shape changes."""
+
+    def __init__(self, before: int, width: int, stride: int, norm: str) -> None:
+        super().__init__()
+        bias = norm == "none"
+        self.layers = nn.Sequential(
+            nn.Conv2d(before, width, 3, stride, 1, bias=bias), make_norm(norm, width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1, bias=bias), make_norm(norm, width),
+        )  # fmt: skip
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != width:
+            self.shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=bias), make_norm(norm, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.layers(x) + self.shortcut(x))
+
+
+def resnet18(
+    channels: int, image_size: int, width: int = 64, small_images: bool = False, norm: str = "batch"
+) -> Backbone:
+    """Eight blocks of two convolutions and the mean over space.
+
+    Args:
+        channels, image_size: of the images; any size.
+        width: filters of the first two blocks; they double three times.
+        small_images: a 3x3 convolution first, in place of ImageNet's 7x7 of stride 2 and 3x3 max-pooling of stride 2.
+        norm: see ``fewshot.networks.norm``.
+    """
+    bias = norm == "none"
+    if small_images:
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, 1, 1, bias=bias), make_norm(norm, width), nn.ReLU()]
+    else:
+        layers = [nn.Conv2d(channels, width, 7, 2, 3, bias=bias), make_norm(norm, width), nn.ReLU()]
+        layers.append(nn.MaxPool2d(3, 2, 1))
+    before = width
+    for number in range(8):
+        after = width * 2 ** (number // 2)
+        layers.append(Block(before, after, 2 if number in (2, 4, 6) else 1, norm))
+        before = after
+    return Backbone(before, kaiming(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())))
