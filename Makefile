@@ -17,10 +17,6 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q --no-deps -r requirements-learn2learn.txt
 	touch $@
 
-.venv/bench.stamp: .venv/dev.stamp requirements-learn2learn.txt
-	$(BIN)/python -m pip install -q --no-deps -r requirements-learn2learn.txt
-	touch $@
-
 demo: .venv/run.stamp
 	$(BIN)/python run.py -m method=protonet,maml,metagan,nearest
 
@@ -30,7 +26,7 @@ test: .venv/dev.stamp
 slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m slow
 
-bench: .venv/bench.stamp
+bench: .venv/dev.stamp
 	$(BIN)/python -m benchmarks
 
 lint: .venv/dev.stamp

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from fewshot import memory
-from fewshot.command.memory import keep_freed_memory
 from fewshot.errors import UserError
 
 # Programs for the main thread of a side whose class says ``needs_main_thread``; its questions come to another.
@@ -107,7 +106,7 @@ def _answer(connection: Connection, factory: Callable[..., Any], arguments: tupl
     status, close = 1, None
     try:
         if ours:
-            keep_freed_memory()
+            memory.keep_freed()
         contender = factory(*arguments)
         close = getattr(contender, "close", None)
         memory.reset_peak()

@@ -12,5 +12,6 @@ from fewshot.data.split import Split
 from fewshot.data.task import Task
 
 __all__ = [
-    "ClassBatches", "EpisodeData", "EpisodeSampler", "Gaussians", "Glyphs", "ImageFolder", "MiniImageNet", "Omniglot", "Split", "Task",
+    "ClassBatches", "EpisodeData", "EpisodeSampler", "Gaussians", "Glyphs", "ImageFolder", "MiniImageNet", "Omniglot",
+    "Split", "Task",
 ]  # fmt: skip

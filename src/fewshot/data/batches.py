@@ -54,7 +54,7 @@ class ClassBatches(EpisodeSampler):
         labels = self.owner[image] * self.turns + turn
         if self.rotations == "random":
             turn = counter.bits(key[:, None], _TURN, place) & 3
-        x = self._pixels(self.rows[image], turn)
+        x = self._pixels(key, _BATCH, self.rows[image], turn)
         fingerprint = counter.bits(key[:, None], self.rows[image], turn, labels).sum(1)
         return Episode(
             self.ways, x[:, :0], labels[:, :0], x, labels, counter.bits(key, _BATCH),

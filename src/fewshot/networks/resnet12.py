@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fewshot.networks.backbone import Backbone, kaiming
+from fewshot.networks.convolution import Conv2d
 from fewshot.networks.drop_block import DropBlock
 from fewshot.networks.norm import norm as make_norm
 
@@ -19,10 +20,10 @@ class Block(nn.Module):
         bias = norm == "none"
         layers: list[nn.Module] = []
         for place in range(3):
-            layers += [nn.Conv2d(width if place else before, width, 3, padding=1, bias=bias), make_norm(norm, width)]
+            layers += [Conv2d(width if place else before, width, 3, padding=1, bias=bias), make_norm(norm, width)]
             layers += [nn.LeakyReLU(_SLOPE)] if place < 2 else []
         self.layers = nn.Sequential(*layers)
-        self.shortcut = nn.Sequential(nn.Conv2d(before, width, 1, bias=bias), make_norm(norm, width))
+        self.shortcut = nn.Sequential(Conv2d(before, width, 1, bias=bias), make_norm(norm, width))
         self.end = nn.Sequential(nn.LeakyReLU(_SLOPE), nn.MaxPool2d(2), *([drop] if drop else []))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewshot.networks.backbone import Backbone, kaiming
+from fewshot.networks.convolution import Conv2d
 from fewshot.networks.norm import norm as make_norm
 
 
@@ -14,12 +15,12 @@ class Block(nn.Module):
         super().__init__()
         bias = norm == "none"
         self.layers = nn.Sequential(
-            nn.Conv2d(before, width, 3, stride, 1, bias=bias), make_norm(norm, width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, 1, 1, bias=bias), make_norm(norm, width),
+            Conv2d(before, width, 3, stride, 1, bias=bias), make_norm(norm, width), nn.ReLU(),
+            Conv2d(width, width, 3, 1, 1, bias=bias), make_norm(norm, width),
         )  # fmt: skip
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=bias), make_norm(norm, width))
+            self.shortcut = nn.Sequential(Conv2d(before, width, 1, stride, bias=bias), make_norm(norm, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.layers(x) + self.shortcut(x))
@@ -38,9 +39,9 @@ def resnet18(
     """
     bias = norm == "none"
     if small_images:
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, 1, 1, bias=bias), make_norm(norm, width), nn.ReLU()]
+        layers: list[nn.Module] = [Conv2d(channels, width, 3, 1, 1, bias=bias), make_norm(norm, width), nn.ReLU()]
     else:
-        layers = [nn.Conv2d(channels, width, 7, 2, 3, bias=bias), make_norm(norm, width), nn.ReLU()]
+        layers = [Conv2d(channels, width, 7, 2, 3, bias=bias), make_norm(norm, width), nn.ReLU()]
         layers.append(nn.MaxPool2d(3, 2, 1))
     before = width
     for number in range(8):
