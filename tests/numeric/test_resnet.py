@@ -33,7 +33,7 @@ def test_second_order_gradients_equal_finite_differences(name, engine, tasks):
     """
     torch.manual_seed(0)
     method = maml(engine(), network=NETWORKS[name](), steps=2, inner_rate=0.05)
-    assert directional_error(method, tasks, step=1e-9) < 1e-5
+    assert directional_error(method, tasks, step=1e-9) < 5e-5  # of which rounding is 1e-5
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])
