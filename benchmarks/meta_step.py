@@ -9,7 +9,9 @@ from benchmarks.rounds import Result, Row, alternate, geometric_mean, refuse_une
 from benchmarks.side import Side
 from benchmarks.steps import WIDTH, Inner, Ours, Peer, random_episodes
 
-EXACT, CLOSE = 1e-8, 1e-3  # relative, in float64 and in float32
+EXACT = 1e-8  # relative, in float64
+# In float32 a ReLU whose input rounds to the other side of zero moves a gradient by a tenth, on either side.
+CLOSE = {"loss": 1e-2, "gradient": 0.3}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def compare(cell: Cell, quick: bool = False) -> tuple[Row, Row]:
     ours, peer = (Side(Step, side, cell, ours=side is Ours) for side in (Ours, Peer))
     with ours, peer:
         warm, warm_peer = (side.ask("result") for side in (ours, peer))
-        refuse_unequal(warm, warm_peer, CLOSE, f"{cell.name} in float32")
+        for name, tolerance in CLOSE.items():
+            refuse_unequal({name: warm[name]}, {name: warm_peer[name]}, tolerance, f"{cell.name} in float32")
         seconds = alternate(ours, peer, *((2, 2) if quick else ()))
         milliseconds, theirs = ([1e3 * value for value in side] for side in seconds)
         time = Row("meta_step", cell.name, "ms", milliseconds, theirs)
