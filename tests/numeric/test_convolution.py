@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fewshot.networks import convolution
 from fewshot.networks.convolution import Conv2d
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -37,8 +38,10 @@ def derivatives(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [y, *first, *second]
 
 
+@pytest.mark.parametrize("many_rows", [1000, 1])
 @cases
-def test_weights_of_each_task_equal_a_loop_over_tasks(channels, stride, padding, kernel):
+def test_weights_of_each_task_equal_a_loop_over_tasks(channels, stride, padding, kernel, many_rows, monkeypatch):
+    monkeypatch.setattr(convolution, "_MANY_ROWS", many_rows)
     ours, _ = pair(channels, stride, padding, kernel)
     x = torch.randn(2, 3, channels, 6, 7, requires_grad=True)
     w = torch.randn(2, *ours.weight.shape, requires_grad=True)

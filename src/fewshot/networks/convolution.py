@@ -19,7 +19,9 @@ from torch import Tensor, nn
 Pair = tuple[int, int]
 Shape = Sequence[int]
 _CL = torch.channels_last
-_FEW_CHANNELS = 8  # below it a library convolution wastes its vectors on a CPU
+# Measured on a CPU: with few channels a library convolution wastes its vectors; with many rows a task fills the cores,
+# and patches are what memory costs.
+_FEW_CHANNELS, _MANY_ROWS = 8, 500
 
 
 class Conv2d(nn.Conv2d):
@@ -40,6 +42,8 @@ class Conv2d(nn.Conv2d):
 
 
 def _convolve(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    if _task_by_task(x, stride):
+        return _stack([_convolve(*task, stride, padding) for task in zip(x, w, strict=True)])
     if x.ndim == 4 and not _as_product(x):
         return torch.conv2d(_nhwc(x), _nhwc(w), None, stride, padding)
     rows = _patches(x, _size(w), stride, padding)
@@ -47,12 +51,16 @@ def _convolve(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
 
 
 def _input_gradient(g: Tensor, w: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
+    if g.ndim == 5 and _task_by_task(g.new_empty(1).expand(shape), stride):
+        return _stack([_input_gradient(*task, stride, padding, shape[1:]) for task in zip(g, w, strict=True)])
     if g.ndim == 4:
         return _backward(g, g.new_empty(1).expand(shape), w, stride, padding, (True, False, False))[0]
     return _fold((_rows(g) @ _filters(w)), g, _size(w), stride, padding, shape)
 
 
 def _weight_gradient(x: Tensor, g: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
+    if _task_by_task(x, stride):
+        return _stack([_weight_gradient(*task, stride, padding, shape[1:]) for task in zip(x, g, strict=True)])
     if x.ndim == 4 and not _as_product(x):
         return _backward(g, x, g.new_empty(1).expand(shape), stride, padding, (False, True, False))[1]
     rows = _matrix(_patches(x, _size(shape), stride, padding))
@@ -68,7 +76,17 @@ def _backward(g: Tensor, x: Tensor, w: Tensor, stride: Pair, padding: Pair, mask
 
 
 def _as_product(x: Tensor) -> bool:
-    return not x.is_cuda and x.shape[1] < _FEW_CHANNELS
+    return not x.is_cuda and x.shape[-3] < _FEW_CHANNELS
+
+
+def _task_by_task(x: Tensor, stride: Pair) -> bool:
+    rows = x.shape[-4] * x.shape[-2] * x.shape[-1] // (stride[0] * stride[1])
+    return x.ndim == 5 and not x.is_cuda and not _as_product(x) and rows >= _MANY_ROWS
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    """As ``torch.stack``, with channels last."""
+    return torch.stack([x.movedim(-3, -1) for x in images]).movedim(-1, -3)
 
 
 def _nhwc(x: Tensor) -> Tensor:
