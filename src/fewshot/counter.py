@@ -16,9 +16,14 @@ _SECOND = 0x94D049BB133111EB - (1 << 64)
 
 def _mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64, whose products wrap around; shifts made logical by a mask."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _FIRST
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _SECOND
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+    x = _fold(x, 30, 0x3FFFFFFFF).mul_(_FIRST)
+    x = _fold(x, 27, 0x1FFFFFFFFF).mul_(_SECOND)
+    return _fold(x, 31, 0x1FFFFFFFF)
+
+
+def _fold(x: Tensor, shift: int, mask: int) -> Tensor:
+    """``x ^ (x >> shift)``, in one new piece of memory."""
+    return (x >> shift).bitwise_and_(mask).bitwise_xor_(x)
 
 
 def bits(key: Tensor, *counters: Tensor | int) -> Tensor:

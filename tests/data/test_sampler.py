@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fewshot.data import EpisodeData, EpisodeSampler, Split, Task
+from fewshot.data import EpisodeData, EpisodeSampler, Split, Task, sampler
 from fewshot.data.split import assert_disjoint
 from fewshot.errors import UserError
 from made_up import made_up_split
@@ -164,3 +164,15 @@ def test_test_episodes_depend_on_the_test_seed_alone():
         prints.append(data.sampler("test")(torch.arange(10)).fingerprint.tolist())
     assert prints[0] == prints[1]
     assert not set(prints[0]) & set(prints[2])
+
+
+@pytest.mark.parametrize("rotations", [True, "random"])
+def test_turned_copies_are_an_economy_of_time_only(rotations, monkeypatch):
+    split, index = made_up_split(), torch.arange(6)
+    kept = EpisodeSampler(split, 5, 2, 3, 0, rotations)
+    monkeypatch.setattr(sampler, "MOST_TURNED", 0)
+    turned_now = EpisodeSampler(split, 5, 2, 3, 0, rotations)
+    assert kept.turned is not None
+    assert turned_now.turned is None
+    for name, value in kept(index).tensors().items():
+        assert torch.equal(turned_now(index).tensors()[name], value), name

@@ -61,6 +61,16 @@ class TestBatches:
         batches = ClassBatches(made_up_split(6, images=10), 500, seed=0, label_fraction=0.2)(torch.arange(1))
         assert len(batches.query_x[0].flatten(1).unique(dim=0)) == 12
 
+    def test_augmentation_of_the_data_reaches_them(self):
+        plain, changed = (
+            EpisodeData(MadeUp(), TASK, seed=0, steps=1, augment=augment) for augment in (False, True)
+        )  # fmt: skip
+        for data in (plain, changed):
+            data.setup()
+        one, two = (data.sampler("train")(torch.arange(2)) for data in (plain, changed))
+        assert torch.equal(one.query_y, two.query_y)
+        assert not torch.equal(one.query_x, two.query_x)
+
     @pytest.mark.parametrize("other", [{"unlabeled_tasks": 0.5}, {"train_distinct": 4}, {"train_draw": "passes"}])
     def test_settings_of_tasks_are_refused(self, other):
         with pytest.raises(UserError, match=r"task.train_batch=8 draws images, not tasks"):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fewshot import counter
+from fewshot.data.affine import Affine
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split
 from fewshot.episode import Episode
@@ -24,7 +25,7 @@ class ClassBatches(EpisodeSampler):
         split: the images, on the device where batches are wanted.
         size: images of a batch.
         seed: of the stream.
-        rotations, mean, std, label_fraction: see ``EpisodeSampler``.
+        rotations, mean, std, label_fraction, augment: see ``EpisodeSampler``.
     """
 
     def __init__(
@@ -36,10 +37,13 @@ class ClassBatches(EpisodeSampler):
         mean: float = 0.0,
         std: float = 1.0,
         label_fraction: float = 1.0,
+        augment: Affine | None = None,
     ) -> None:
         turns = 4 if rotations is True else 1
         classes = len(split.classes) * turns
-        super().__init__(split, classes, 0, 1, seed, rotations, mean, std, label_fraction=label_fraction)
+        super().__init__(
+            split, classes, 0, 1, seed, rotations, mean, std, label_fraction=label_fraction, augment=augment
+        )
         self.size = size
         held = ~self.absent if self.without_label is None else ~(self.absent | self.without_label)
         self.owner, place = held.nonzero(as_tuple=True)

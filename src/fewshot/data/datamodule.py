@@ -114,7 +114,14 @@ class EpisodeData(pl.LightningDataModule):
         task = self.task
         if task.train_batch:
             return ClassBatches(
-                split, task.train_batch, self.seed, self.rotations, self.mean, self.std, self.label_fraction
+                split,
+                task.train_batch,
+                self.seed,
+                self.rotations,
+                self.mean,
+                self.std,
+                self.label_fraction,
+                self.augment,
             )
         return EpisodeSampler(
             split, task.train_ways, task.train_shots, task.train_queries, self.seed,

@@ -150,6 +150,17 @@ def scan(top: Path) -> dict[str, list[File]]:
     return dict(sorted(found.items()))
 
 
+def list_images(top: Path) -> list[File]:
+    """All files of ``scan``, and those in ``top`` itself; sorted by path."""
+    inside = [file for files in scan(top).values() for file in files]
+    own = [
+        _file(entry)
+        for entry in os.scandir(top)
+        if not _passed_over(entry.name) and not entry.is_dir() and not entry.name.lower().endswith(BESIDE)
+    ]
+    return sorted(inside + own, key=lambda file: file.path)
+
+
 def _passed_over(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 

@@ -1,0 +1,133 @@
+"""A trained method on images of one's own: ``predict = learner.fit(images, labels)``, then ``predict(images)``."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot import counter
+from fewshot.data.images import decode_all
+from fewshot.episode import Episode
+from fewshot.errors import UserError
+from fewshot.methods import MetaGAN, Method
+from fewshot.methods.predictor import Predictor
+from fewshot.networks.norm import batch_norms
+
+Images = Tensor | Sequence[str | Path]
+AT_ONCE = 300  # query images in one pass
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What ``fewshot.load`` returns: a method with its weights, and how its images were prepared.
+
+    Attributes:
+        method: with the weights of the checkpoint; ``method.bn`` may be set.
+        channels, image_size, fit_to, invert: as ``fewshot.data.images.decode`` (there ``fit``).
+        mean, std: normalisation of pixels in [0, 1].
+        needs_unlabeled: it was trained with images without labels in each task.
+    """
+
+    method: Method
+    channels: int
+    image_size: int
+    mean: float = 0.0
+    std: float = 1.0
+    fit_to: str = "resize"
+    invert: bool = False
+    needs_unlabeled: bool = False
+
+    def fit(
+        self, images: Images, labels: Sequence[Hashable], unlabeled: Images | None = None, generator: bool = True
+    ) -> "Classifier":
+        """Adapt to a support set: any number of classes and of images of each, as far as the method allows it.
+
+        Args:
+            images: files, or ``(M, C, S, S)`` uint8, or floats in [0, 1] prepared like the training images.
+            labels: one for each image.
+            unlabeled: images of the same classes, for the methods that use them.
+            generator: False lets a MetaGAN adapt as its classifier alone would, without generated images.
+
+        Raises:
+            UserError: the images are not what the network takes, there are fewer than two classes, or the
+                method cannot take the task.
+        """
+        x, classes = self.pixels(images), sorted(set(labels), key=str)
+        if len(labels) != len(x):
+            raise UserError(f"{len(x)} support images, but {len(labels)} labels")
+        if len(classes) < 2:
+            raise UserError(f"the support set has {len(classes)} classes: at least 2 are needed")
+        if self.needs_unlabeled and unlabeled is None:
+            raise UserError("this method was trained with images without labels: give some, unlabeled=DIR")
+        number = {label: place for place, label in enumerate(classes)}
+        y = torch.tensor([number[label] for label in labels])
+        # The order of the images must carry nothing, as in training.
+        order = counter.bits(counter.key(0), torch.arange(len(y))).argsort()
+        nothing = torch.zeros((), dtype=torch.int64)
+        episode = Episode(
+            len(classes), x[order], y[order], x[:0], y[:0], nothing, nothing,
+            unlabeled_x=None if unlabeled is None else self.pixels(unlabeled),
+        )  # fmt: skip
+        method = self.method.eval()
+        if method.bn == "running" and any(layer.updates == 0 for layer in batch_norms(method.network)):
+            raise UserError("bn=running: this checkpoint holds no running averages; choose bn=transductive or support")
+        if isinstance(method, MetaGAN) and not generator:
+            method = method.classifier
+        with torch.no_grad():
+            return Classifier(classes, method.predictor(episode), self.pixels)
+
+    def pixels(self, images: Images) -> Tensor:
+        """``(M, C, S, S)`` as the network takes them.
+
+        Raises:
+            UserError: a file cannot be read, or a tensor has another shape.
+        """
+        if not isinstance(images, Tensor):
+            array, left_out = decode_all(
+                [Path(file) for file in images], self.channels, self.image_size, self.fit_to, self.invert
+            )
+            if left_out:
+                raise UserError(f"{left_out[0][0]}: {left_out[0][1]}")
+            images = torch.from_numpy(array)
+        wanted = (self.channels, self.image_size, self.image_size)
+        if images.ndim != 4 or images.shape[1:] != wanted:
+            raise UserError(
+                f"images are {tuple(images.shape)}, but the network takes (M, {', '.join(map(str, wanted))})"
+            )
+        scaled = images / 255 if images.dtype == torch.uint8 else images
+        return (scaled.to(torch.get_default_dtype()) - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A method fit to a support set: images to labels.
+
+    Attributes:
+        classes: the labels, sorted.
+    """
+
+    classes: list[Hashable]
+    predictor: Predictor
+    pixels: Callable[[Images], Tensor]
+
+    def __call__(self, images: Images) -> list[Hashable]:
+        """The label of each image."""
+        return [self.classes[place] for place in self.probabilities(images).argmax(1).tolist()]
+
+    def probabilities(self, images: Images) -> Tensor:
+        """``(M, N)``, columns as ``classes``.
+
+        Of very many images a few hundred go together, in a fixed random order: where BatchNorm sees the batch, a
+        folder sorted by class must not be cut into pieces of one class.
+        """
+        x = self.pixels(images)
+        order = counter.bits(counter.key(1), torch.arange(len(x))).argsort()
+        parts = x[order].tensor_split(-(-len(x) // AT_ONCE)) if len(x) else ()
+        with torch.no_grad():
+            scores = [self.predictor(part).logits.softmax(1) for part in parts]
+        probabilities = torch.empty(len(x), len(self.classes))
+        if scores:
+            probabilities[order] = torch.cat(scores).float()
+        return probabilities
