@@ -3,12 +3,14 @@
 from dataclasses import dataclass, replace
 from statistics import median
 
+from benchmarks.held import most_held_mb
 from benchmarks.report import Options, console, run, save
 from benchmarks.rounds import Row
 from benchmarks.side import Side
 from benchmarks.steps import WIDTH, Inner, Ours, random_episodes
 
 BASE = Inner(ways=5)
+NAMES = ("scaling", "scaling_memory", "scaling_tensors")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Step:
     def step(self) -> None:
         self.side.step(self.episodes)
 
+    def held_mb(self) -> float:
+        return most_held_mb(self.step)
+
 
 def settings(quick: bool) -> list[Setting]:
     """One axis after the other, around 32 tasks, 1 second-order step, 28 pixels."""
@@ -45,12 +50,17 @@ def settings(quick: bool) -> list[Setting]:
     return [replace(s, tasks=2, width=8) for s in steps[4:]] if quick else [*tasks, *steps, *sizes]
 
 
-def measure(setting: Setting) -> tuple[Row, Row]:
-    """Milliseconds of three steps after one to warm up, and the peak of all."""
+def measure(setting: Setting) -> tuple[Row, Row, Row]:
+    """Milliseconds of three steps after one to warm up, the peak of the process, and that of its tensors."""
     with Side(Step, setting) as side:
         side.seconds()
         times = [1e3 * side.seconds() for _ in range(3)]
-        return Row("scaling", setting.name, "ms", times), Row("scaling_memory", setting.name, "MB", [side.peak_mb()])
+        peak = side.peak_mb()
+        return (
+            Row("scaling", setting.name, "ms", times),
+            Row("scaling_memory", setting.name, "MB", [peak]),
+            Row("scaling_tensors", setting.name, "MB", [side.ask("held_mb")]),
+        )
 
 
 def main(options: Options) -> None:
@@ -59,14 +69,15 @@ def main(options: Options) -> None:
     for setting in settings(options.quick):
         if options.wants(setting.name):
             pairs.append(measure(setting))
-            time, memory = pairs[-1]
+            time, memory, _ = pairs[-1]
             console.print(f"{setting.name}: {median(time.ours):.0f} ms, {memory.ours[0]:.0f} MB")
     rows = [row for kind in zip(*pairs, strict=True) for row in kind]
-    peaks = {row.case: row.ours[0] for row in rows if row.benchmark == "scaling_memory"}
-    if {"steps-1-first", "steps-10-first"} <= peaks.keys():
-        growth = peaks["steps-10-first"] / peaks["steps-1-first"]
-        rows.append(Row("scaling_memory", "first-10-steps-over-1", "times", [growth]))
-    save(rows, ("scaling", "scaling_memory"), options)
+    for name in NAMES[1:]:
+        peaks = {row.case: row.ours[0] for row in rows if row.benchmark == name}
+        if {"steps-1-first", "steps-10-first"} <= peaks.keys():
+            growth = peaks["steps-10-first"] / peaks["steps-1-first"]
+            rows.append(Row(name, "first-10-steps-over-1", "times", [growth]))
+    save(rows, NAMES, options)
 
 
 if __name__ == "__main__":

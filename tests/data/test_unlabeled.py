@@ -187,7 +187,9 @@ class TestUnlabeledTasks:
         with_labels = before.labeled
         assert not bool((before.fingerprint == after.fingerprint)[with_labels].any())
 
-    @pytest.mark.parametrize("name", TRAINED)
+    @pytest.mark.parametrize(
+        "name", [name for name in TRAINED if not name.startswith("baseline")]
+    )  # of images, not tasks
     def test_no_objective_depends_on_their_labels(self, name):
         """A method without unsupervised terms has nothing to learn there; no other sees labels of the queries."""
         episodes = EpisodeSampler(made_up_split(), 5, 2, 3, 0, unlabeled=2, unlabeled_tasks=1 - 1e-9)(torch.arange(4))

@@ -9,7 +9,7 @@ from fewshot.networks.convolution import Conv2d
 
 pytestmark = pytest.mark.usefixtures("float64")
 # channels, stride, padding, kernel; few channels and many take different ways, and a stride may pass the kernel.
-CASES = [(1, 2, 1, 3), (3, 1, 1, 3), (9, 2, 1, 3), (9, 3, 0, 2), (8, (2, 1), (1, 2), (3, 1))]
+CASES = [(1, 2, 1, 3), (3, 1, 1, 3), (9, 2, 1, 3), (9, 3, 0, 2), (9, 2, 0, 1), (8, (2, 1), (1, 2), (3, 1))]
 cases = pytest.mark.parametrize(("channels", "stride", "padding", "kernel"), CASES)
 
 

@@ -2,11 +2,10 @@
 
 import subprocess
 import sys
-from itertools import accumulate
 
 import pytest
 import torch
-from torch.profiler import profile
+from benchmarks.held import most_held_mb
 
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.episode import Episode
@@ -82,16 +81,12 @@ def peak(steps: int, **settings) -> float:
     x, y = torch.rand(4, 10, 1, 28, 28), torch.arange(10).remainder(5).expand(4, 10).contiguous()
     episodes = Episode(5, x, y, x, y, torch.arange(4), torch.arange(4))
     method = MAML(conv4(1, 28), 5, 0.1, steps, steps, engine=engine, bn="transductive", **settings)
-    with profile(profile_memory=True) as seen:
+
+    def step() -> None:
         for chunk in method.chunks(episodes):
             engine.each(method.task_terms, chunk)["objective"].sum().backward()
-    held, waiting = [], list(seen.profiler.kineto_results.experimental_event_tree())
-    while waiting:
-        event = waiting.pop()
-        waiting += event.children
-        if event.tag.name == "Allocation":
-            held.append((event.start_time_ns, event.typed[1].alloc_size))
-    return max(accumulate(size for _, size in sorted(held))) / 1e6
+
+    return most_held_mb(step)
 
 
 def test_first_order_memory_does_not_grow_with_steps():

@@ -103,7 +103,7 @@ class Reptile(Method):
             places = [place % count for place in range(step * size, (step + 1) * size)]
             with normalising(self.learner, Statistics.BATCH):
                 logits = functional_call(self.learner, adaptation.full(params, fast), (support_x[places],)).logits
-            return F.cross_entropy(logits, support_y[places])
+            return episode.if_labeled(F.cross_entropy(logits, support_y[places]))
 
         fast = adaptation.start(params)
         rates = dict.fromkeys(fast, self.inner_rate)

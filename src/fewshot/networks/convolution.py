@@ -136,8 +136,8 @@ def _fold(flat: Tensor, g: Tensor, size: Pair, stride: Pair, padding: Pair, shap
     x = flat.new_empty(len(patches), high + 2 * padding[0], wide + 2 * padding[1], channels)
     if size[0] < stride[0] or size[1] < stride[1]:
         x.zero_()
-    for k, (o, s) in enumerate(zip(out, stride, strict=True)):
-        x.narrow(1 + k, o * s, x.shape[1 + k] - o * s).zero_()  # what no first visit below reaches
+    x[:, out[0] * stride[0] :].zero_()  # what no first visit below reaches
+    x[:, :, out[1] * stride[1] :].zero_()
     for i in range(size[0]):
         for j in range(size[1]):
             last = i + stride[0] * (out[0] - 1) + 1, j + stride[1] * (out[1] - 1) + 1
