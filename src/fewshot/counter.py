@@ -12,6 +12,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
+_WORD = (1 << 64) - 1
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -26,16 +27,26 @@ def _fold(x: Tensor, shift: int, mask: int) -> Tensor:
     return (x >> shift).bitwise_and_(mask).bitwise_xor_(x)
 
 
+def _mix_number(x: int) -> int:
+    """``_mix`` of one number: a tensor of it would cost as much time as one of thousands."""
+    x &= _WORD
+    x = ((x ^ (x >> 30)) * _FIRST) & _WORD
+    x = ((x ^ (x >> 27)) * _SECOND) & _WORD
+    x ^= x >> 31
+    return x - (1 << 64) if x >> 63 else x
+
+
 def bits(key: Tensor, *counters: Tensor | int) -> Tensor:
     """64 random bits as int64 for ``key`` and ``counters``, which broadcast against each other."""
     for counter in counters:
-        key = _mix((key ^ _mix(torch.as_tensor(counter, device=key.device) + _GOLDEN)) + _GOLDEN)
+        mixed = _mix_number(counter + _GOLDEN) if isinstance(counter, int) else _mix(counter + _GOLDEN)
+        key = _mix((key ^ mixed) + _GOLDEN)
     return key
 
 
 def key(seed: int, *, device: torch.device | str | None = None) -> Tensor:
     """The root key of a seed: an int64 scalar."""
-    return bits(torch.zeros((), dtype=torch.int64, device=device), seed)
+    return torch.tensor(_mix_number(_mix_number(seed + _GOLDEN) + _GOLDEN), device=device)
 
 
 def uniform(key: Tensor, *counters: Tensor | int) -> Tensor:

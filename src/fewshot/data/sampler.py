@@ -20,7 +20,7 @@ _WITHIN, _GROUP, _AUGMENT = range(10, 13)
 _LABELS = 0x1ABE1  # seed of which images of a class are labelled: the same for every run
 DRAWS = ("independent", "passes", "in_order")
 ROTATIONS = (False, True, "random")
-MOST_TURNED = 1 << 30  # bytes
+MOST_READY = 320_000_000  # bytes: Omniglot's training images at 28 x 28, in four turns
 
 
 class EpisodeSampler:
@@ -95,9 +95,7 @@ class EpisodeSampler:
         self.without_label = self._choose_without_label(label_fraction) if label_fraction < 1 else None
         self._check()
         self.groups = self._find_groups() if within else None
-        self.turned: Tensor | None = None  # all images in all turns, where that is not too much memory
-        if rotations and 4 * split.images.numel() <= MOST_TURNED:
-            self.turned = torch.cat([torch.rot90(split.images, turn, (2, 3)) for turn in range(4)])
+        self.ready = self._all_pixels(4 if rotations else 1)
 
     def _choose_without_label(self, fraction: float) -> Tensor:
         """``(classes, images)`` bool: all but the labelled ones, of which each class keeps at least one."""
@@ -244,16 +242,25 @@ class EpisodeSampler:
 
     def _pixels(self, key: Tensor, stream: int, rows: Tensor, turns: Tensor) -> Tensor:
         """``(B, n, C, H, W)`` float, augmented and normalised."""
-        x = self._turned(rows.flatten(), turns.flatten())
-        x = torch.div(x.view(*rows.shape, *x.shape[1:]), 255)  # of whole numbers: in the default dtype
+        if self.ready is not None and self.ready.dtype == torch.get_default_dtype():
+            place = rows if not self.rotations else turns * len(self.split.images) + rows
+            x = self.ready.index_select(0, place.flatten()).view(*rows.shape, *self.ready.shape[1:])
+        else:
+            x = self._turned(rows.flatten(), turns.flatten())
+            x = torch.div(x.view(*rows.shape, *x.shape[1:]), 255)
         if self.augment is not None:
             x = self.augment(x, counter.bits(key, _AUGMENT, stream))
         return x if (self.mean, self.std) == (0.0, 1.0) else x.sub_(self.mean).div_(self.std)
 
+    def _all_pixels(self, turns: int) -> Tensor | None:
+        """All images as floats, turn after turn, so that drawing copies whole rows; None where it is too much."""
+        images = self.split.images
+        if turns * images.numel() * torch.get_default_dtype().itemsize > MOST_READY:
+            return None
+        return torch.cat([torch.div(torch.rot90(images, turn, (2, 3)), 255) for turn in range(turns)])
+
     def _turned(self, rows: Tensor, turns: Tensor) -> Tensor:
-        """``(M, C, H, W)`` uint8. Whole rows are copied, where an index would go pixel by pixel."""
-        if self.turned is not None:
-            return self.turned.index_select(0, turns * len(self.split.images) + rows)
+        """``(M, C, H, W)`` uint8."""
         x = self.split.images.index_select(0, rows)
         for turn in (1, 2, 3) if self.rotations else ():
             x = torch.where((turns == turn)[:, None, None, None], torch.rot90(x, turn, (2, 3)), x)
