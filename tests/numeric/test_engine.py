@@ -46,6 +46,16 @@ def test_metagan_and_the_fully_connected_network_too(tasks):
     same_gradients(lambda e: maml(e, network=mlp(1, SIZE, (16, 8))), VmapEngine(), Learn2LearnEngine(), tasks)
 
 
+def test_tasks_are_evaluated_alike_without_gradients(tasks):
+    torch.manual_seed(0)
+    method = maml(Learn2LearnEngine()).eval()
+    with torch.no_grad():
+        theirs = method.logits(tasks)
+        method.engine = VmapEngine()
+        torch.testing.assert_close(method.logits(tasks), theirs, rtol=1e-8, atol=1e-12)
+    assert not theirs.requires_grad
+
+
 def test_learn2learn_knows_one_rate(tasks):
     with pytest.raises(UserError, match="engine=learn2learn takes one inner rate"):
         objective(maml(Learn2LearnEngine(), learn_rates=True), tasks)

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from fewshot.errors import UserError
@@ -40,10 +41,14 @@ class Learn2LearnEngine(LoopEngine):
         values = {rate for rate in rates.values() if isinstance(rate, float)}
         if len(values) != 1 or len(values) != len(set(map(id, rates.values()))):
             raise UserError("engine=learn2learn takes one inner rate for all parameters: choose engine=vmap or loop")
-        learner = self.maml(_Parameters(params), lr=values.pop(), first_order=not second_order).clone()
-        for step in range(steps):
-            learner.adapt(loss(learner.module.named(), step))
-        return learner.module.named()
+        graph = torch.is_grad_enabled()
+        with torch.enable_grad():  # of the inner loop, also where the task is only evaluated
+            first_order = not (second_order and graph)
+            learner = self.maml(_Parameters(params), lr=values.pop(), first_order=first_order).clone()
+            for step in range(steps):
+                learner.adapt(loss(learner.module.named(), step))
+        adapted = learner.module.named()
+        return adapted if graph else {name: value.detach() for name, value in adapted.items()}
 
 
 class _Parameters(nn.Module):
