@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewshot.networks.task_axis import in_front
+
 Pair = tuple[int, int]
 Shape = Sequence[int]
 _CL = torch.channels_last
@@ -153,14 +155,6 @@ def _fold(flat: Tensor, g: Tensor, size: Pair, stride: Pair, padding: Pair, shap
 # The same three for autograd and for vmap.
 
 
-def _tasks(info: Any, tensors: Sequence[Tensor], dims: Sequence[int | None]) -> list[Tensor]:
-    """The tensors with the axis of tasks in front of each."""
-    return [
-        t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
-        for t, d in zip(tensors, dims, strict=True)
-    ]
-
-
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
@@ -183,7 +177,7 @@ class _Convolve(torch.autograd.Function):
         if dims[1] is None:  # shared weights: one pass for all tasks
             x = x.movedim(dims[0], 0)
             return _Convolve.apply(x.flatten(0, 1), w, stride, padding).unflatten(0, x.shape[:2]), 0
-        return _Convolve.apply(*_tasks(info, (x, w), dims[:2]), stride, padding), 0
+        return _Convolve.apply(*in_front(info, dims, x, w), stride, padding), 0
 
 
 class _InputGradient(torch.autograd.Function):
@@ -209,7 +203,7 @@ class _InputGradient(torch.autograd.Function):
             g = g.movedim(dims[0], 0)
             flat = (g.shape[0] * g.shape[1], *shape[1:])
             return _InputGradient.apply(g.flatten(0, 1), w, stride, padding, flat).unflatten(0, g.shape[:2]), 0
-        g, w = _tasks(info, (g, w), dims[:2])
+        g, w = in_front(info, dims, g, w)
         return _InputGradient.apply(g, w, stride, padding, (info.batch_size, *shape)), 0
 
 
@@ -232,5 +226,5 @@ class _WeightGradient(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple, x: Tensor, g: Tensor, stride: Pair, padding: Pair, shape: Shape) -> tuple:
-        x, g = _tasks(info, (x, g), dims[:2])
+        x, g = in_front(info, dims, x, g)
         return _WeightGradient.apply(x, g, stride, padding, (info.batch_size, *shape)), 0

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewshot.networks.task_axis import in_front
+
 Grads = tuple[Tensor | None, ...]
 
 
@@ -82,7 +84,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple, x: Tensor, w: Tensor, b: Tensor, eps: float, _: bool) -> tuple:
-        x, w, b = _with_tasks(info, dims, x, w, b)
+        x, w, b = in_front(info, dims, x, w, b)
         return _Normalise.apply(x, w, b, eps, True), (0, 0, 0, 0)
 
 
@@ -125,12 +127,4 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple, g: Tensor, y: Tensor, s: Tensor, _: bool) -> tuple:
-        return _Gradient.apply(*_with_tasks(info, dims, g, y, s), True), (0, 0, 0)
-
-
-def _with_tasks(info: Any, dims: tuple, *tensors: Tensor) -> list[Tensor]:
-    """The tensors with the axis of tasks in front of each."""
-    return [
-        t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
-        for t, d in zip(tensors, dims, strict=False)
-    ]
+        return _Gradient.apply(*in_front(info, dims, g, y, s), True), (0, 0, 0)
