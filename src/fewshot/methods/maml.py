@@ -15,14 +15,14 @@ Differs from the paper:
 """
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Parameter, ParameterList
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.adapt import Adaptation, Params
-from fewshot.methods.base import Method
+from fewshot.methods.fine_tuned import FineTuned
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.methods.pseudo_label import PseudoLabels
 from fewshot.networks import Backbone, LinearClassifier, Prediction
@@ -30,7 +30,7 @@ from fewshot.networks.classifier import HeadInit, near_zero
 from fewshot.networks.norm import Statistics, normalising
 
 
-class MAML(Method):
+class MAML(FineTuned):
     """A network that a few gradient steps fit to a task.
 
     Args:
@@ -80,29 +80,8 @@ class MAML(Method):
             Parameter(value.detach().new_full(value.shape, inner_rate)) for value in start.values() if learn_rates
         )
 
-    @property
-    def network(self) -> nn.Module:
-        return self.learner
-
-    @property
-    def features(self) -> int:
-        return self.learner.backbone.features
-
-    @property
-    def inner_steps(self) -> int:  # type: ignore[override]
-        """How many inner steps the present mode takes."""
-        return self.steps if self.training else self.test_steps
-
-    @property
-    def adapted_parameters(self) -> int:
-        return self.adaptation.count(dict(self.learner.named_parameters()))
-
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
-        if episode.ways != self.ways:
-            raise UserError(
-                f"the classifier has {self.ways} outputs, but a task has {episode.ways} ways: "
-                "this method needs task.train_ways equal to task.ways, and keeps the ways that it was trained on"
-            )
+        self.refuse_other_ways(episode)
         support_x, support_y = episode.support_x, episode.support_y
         params: Params = dict(self.learner.named_parameters())
         pseudo = None if self.pseudo_labels is None else self.pseudo_labels(episode)

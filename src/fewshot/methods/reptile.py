@@ -14,19 +14,20 @@ Differs from the paper:
 """
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.adapt import Adaptation, Params
-from fewshot.methods.base import Method, Terms
+from fewshot.methods.base import Terms
+from fewshot.methods.fine_tuned import FineTuned
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks import Backbone, LinearClassifier
 from fewshot.networks.norm import Statistics, normalising
 
 
-class Reptile(Method):
+class Reptile(FineTuned):
     """A network that moves towards what gradient descent makes of it on each task.
 
     Args:
@@ -61,23 +62,6 @@ class Reptile(Method):
         self.batch = batch
         self.everything, self.adaptation = Adaptation(self.learner, "all"), Adaptation(self.learner, adapt, rank)
 
-    @property
-    def network(self) -> nn.Module:
-        return self.learner
-
-    @property
-    def features(self) -> int:
-        return self.learner.backbone.features
-
-    @property
-    def inner_steps(self) -> int:  # type: ignore[override]
-        """How many inner steps the present mode takes."""
-        return self.steps if self.training else self.test_steps
-
-    @property
-    def adapted_parameters(self) -> int:
-        return self.adaptation.count(dict(self.learner.named_parameters()))
-
     def task_terms(self, episode: Episode) -> Terms:
         """The gradient of ``objective`` is theta - phi; loss and accuracy are those of the query images at phi."""
         predict = self.fit_task(episode).detach()
@@ -88,11 +72,7 @@ class Reptile(Method):
         return terms | {"objective": sum(away[1:], away[0])}
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
-        if episode.ways != self.ways:
-            raise UserError(
-                f"the classifier has {self.ways} outputs, but a task has {episode.ways} ways: "
-                "this method needs task.train_ways equal to task.ways, and keeps the ways that it was trained on"
-            )
+        self.refuse_other_ways(episode)
         support_x, support_y = episode.support_x, episode.support_y
         params: Params = dict(self.learner.named_parameters())
         adaptation = self.everything if self.training else self.adaptation

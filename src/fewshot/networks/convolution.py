@@ -152,7 +152,7 @@ def _fold(flat: Tensor, g: Tensor, size: Pair, stride: Pair, padding: Pair, shap
     return x.permute(0, 3, 1, 2).view(*batch, channels, high, wide)
 
 
-# The same three for autograd and for vmap.
+# The same three for autograd; of them only the first meets vmap, since gradients are taken below it.
 
 
 class _Convolve(torch.autograd.Function):
@@ -197,15 +197,6 @@ class _InputGradient(torch.autograd.Function):
         dw = _WeightGradient.apply(x, g, *ctx.how, w.shape) if ctx.needs_input_grad[1] else None
         return dg, dw, None, None, None
 
-    @staticmethod
-    def vmap(info: Any, dims: tuple, g: Tensor, w: Tensor, stride: Pair, padding: Pair, shape: Shape) -> tuple:
-        if dims[1] is None:
-            g = g.movedim(dims[0], 0)
-            flat = (g.shape[0] * g.shape[1], *shape[1:])
-            return _InputGradient.apply(g.flatten(0, 1), w, stride, padding, flat).unflatten(0, g.shape[:2]), 0
-        g, w = in_front(info, dims, g, w)
-        return _InputGradient.apply(g, w, stride, padding, (info.batch_size, *shape)), 0
-
 
 class _WeightGradient(torch.autograd.Function):
     @staticmethod
@@ -223,8 +214,3 @@ class _WeightGradient(torch.autograd.Function):
         dx = _InputGradient.apply(g, w, *ctx.how, x.shape) if ctx.needs_input_grad[0] else None
         dg = _Convolve.apply(x, w, *ctx.how) if ctx.needs_input_grad[1] else None
         return dx, dg, None, None, None
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple, x: Tensor, g: Tensor, stride: Pair, padding: Pair, shape: Shape) -> tuple:
-        x, g = in_front(info, dims, x, g)
-        return _WeightGradient.apply(x, g, stride, padding, (info.batch_size, *shape)), 0

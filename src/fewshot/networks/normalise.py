@@ -124,7 +124,3 @@ class _Gradient(torch.autograd.Function):
         dy = torch.addcmul(g * wide(along), h, wide(s * sum_gy / n), value=-1)
         ds = sum_hg - (sum_g * sum_h + sum_gy * sum_hy) / n
         return dg, dy, ds, None
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple, g: Tensor, y: Tensor, s: Tensor, _: bool) -> tuple:
-        return _Gradient.apply(*in_front(info, dims, g, y, s), True), (0, 0, 0)
