@@ -12,8 +12,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import fewshot
+from fewshot import learner
 from fewshot.classify import main
 from fewshot.errors import UserError
+from fewshot.methods.predictor import Predictor
+from fewshot.networks import Prediction
 from fewshot.networks.norm import batch_norms
 
 ROOT = Path(__file__).parents[2]
@@ -117,8 +120,8 @@ def test_three_lines_of_python_are_the_command(checkpoint, folders, capsys):
     path, output = checkpoint("maml"), folders / "labels.csv"
     classify(capsys, f"checkpoint={path}", f"support={folders}/support", f"query={folders}/flat", f"output={output}")
     support = sorted((folders / "support").glob("*/*"))
-    learner = fewshot.load(path)
-    predict = learner.fit(support, [file.parent.name for file in support])
+    trained = fewshot.load(path)
+    predict = trained.fit(support, [file.parent.name for file in support])
     flat = sorted((folders / "flat").iterdir())
     assert predict(flat) == [row["predicted"] for row in csv.DictReader(output.open())]
 
@@ -126,26 +129,26 @@ def test_three_lines_of_python_are_the_command(checkpoint, folders, capsys):
 def test_labels_do_not_depend_on_the_order_of_images(checkpoint, folders):
     files = sorted((folders / "flat").iterdir())
     labels = [file.name[0] for file in files]
-    learner = fewshot.load(checkpoint("metagan"))
-    one = learner.fit(files, labels).probabilities(files)
-    two = learner.fit(files[::-1], labels[::-1]).probabilities(files[::-1]).flip(0)
+    trained = fewshot.load(checkpoint("metagan"))
+    one = trained.fit(files, labels).probabilities(files)
+    two = trained.fit(files[::-1], labels[::-1]).probabilities(files[::-1]).flip(0)
     torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 
 
 def test_metagan_with_and_without_its_generator(checkpoint, folders):
     files = sorted((folders / "flat").iterdir())
     labels = [file.name[0] for file in files]
-    learner = fewshot.load(checkpoint("metagan"))
-    alone = learner.method.classifier
-    plain = type(learner)(**{**vars(learner), "method": alone})
-    without = learner.fit(files, labels, generator=False).probabilities(files)
+    trained = fewshot.load(checkpoint("metagan"))
+    alone = trained.method.classifier
+    plain = type(trained)(**{**vars(trained), "method": alone})
+    without = trained.fit(files, labels, generator=False).probabilities(files)
     assert torch.equal(without, plain.fit(files, labels).probabilities(files))
-    assert not torch.equal(without, learner.fit(files, labels).probabilities(files))
+    assert not torch.equal(without, trained.fit(files, labels).probabilities(files))
 
 
 def test_dark_strokes_are_ink(checkpoint, folders):
-    learner = fewshot.load(checkpoint("nearest"))
-    assert learner.pixels([next((folders / "flat").iterdir())]).mean() < 0.5
+    trained = fewshot.load(checkpoint("nearest"))
+    assert trained.pixels([next((folders / "flat").iterdir())]).mean() < 0.5
 
 
 def test_what_cannot_be_read_is_named(checkpoint, folders, capsys, caplog):
@@ -219,3 +222,19 @@ def test_a_checkpoint_of_another_version_names_its_keys(checkpoint, folders, cap
     assert status == 1
     assert "its settings are of another version" in error
     assert "metric" in error
+
+
+def test_a_sorted_folder_is_not_cut_into_pieces_of_one_class(monkeypatch):
+    """Where BatchNorm sees the batch, such a piece would be normalised by its own class."""
+    monkeypatch.setattr(learner, "AT_ONCE", 10)
+    pieces = []
+
+    def remember(state, x):
+        pieces.append(x[:, 0, 0, 0])
+        return Prediction(torch.eye(4)[x[:, 0, 0, 0].long()] * 50, x)
+
+    sorted_by_class = torch.arange(4.0).repeat_interleave(10).view(40, 1, 1, 1)
+    fit = learner.Classifier(list("abcd"), Predictor(remember, {}), lambda x: x)
+    assert fit(sorted_by_class) == list("a" * 10 + "b" * 10 + "c" * 10 + "d" * 10)
+    assert [len(piece) for piece in pieces] == [10] * 4
+    assert all(len(piece.unique()) > 1 for piece in pieces)
