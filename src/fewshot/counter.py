@@ -6,6 +6,9 @@ size, on the number of processes, on where a run was resumed. Here every number 
 (SC 2011), with the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) as the hash.
 """
 
+from dataclasses import dataclass
+from types import EllipsisType
+
 import torch
 from torch import Tensor
 
@@ -36,11 +39,32 @@ def _mix_number(x: int) -> int:
     return x - (1 << 64) if x >> 63 else x
 
 
-def bits(key: Tensor, *counters: Tensor | int) -> Tensor:
+@dataclass(frozen=True)
+class Mixed:
+    """Counters that have been hashed, for the keys that meet them again and again."""
+
+    value: Tensor
+
+    @classmethod
+    def first(cls, n: int, device: torch.device) -> "Mixed":
+        """The counters 0 to n - 1."""
+        return cls(_mix(torch.arange(n, device=device) + _GOLDEN))
+
+    def __getitem__(self, place: Tensor | slice | tuple[EllipsisType, None]) -> "Mixed":
+        return Mixed(self.value.take(place) if isinstance(place, Tensor) else self.value[place])
+
+
+Counter = Tensor | int | Mixed
+
+
+def bits(key: Tensor, *counters: Counter) -> Tensor:
     """64 random bits as int64 for ``key`` and ``counters``, which broadcast against each other."""
     for counter in counters:
-        mixed = _mix_number(counter + _GOLDEN) if isinstance(counter, int) else _mix(counter + _GOLDEN)
-        key = _mix((key ^ mixed) + _GOLDEN)
+        if isinstance(counter, Mixed):
+            mixed: Tensor | int = counter.value
+        else:
+            mixed = _mix_number(counter + _GOLDEN) if isinstance(counter, int) else _mix(counter + _GOLDEN)
+        key = _mix((key ^ mixed).add_(_GOLDEN))
     return key
 
 
@@ -49,7 +73,7 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Tensor:
     return torch.tensor(_mix_number(_mix_number(seed + _GOLDEN) + _GOLDEN), device=device)
 
 
-def uniform(key: Tensor, *counters: Tensor | int) -> Tensor:
+def uniform(key: Tensor, *counters: Counter) -> Tensor:
     """float64 in the open interval (0, 1), 53 bits each."""
     return (((bits(key, *counters) >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
 

@@ -20,7 +20,7 @@ _WITHIN, _GROUP, _AUGMENT = range(10, 13)
 _LABELS = 0x1ABE1  # seed of which images of a class are labelled: the same for every run
 DRAWS = ("independent", "passes", "in_order")
 ROTATIONS = (False, True, "random")
-MOST_READY = 320_000_000  # bytes: Omniglot's training images at 28 x 28, in four turns
+MOST_TURNED = 320_000_000  # bytes of the images in four turns; of more, each batch is turned when it is drawn
 
 
 class EpisodeSampler:
@@ -89,13 +89,21 @@ class EpisodeSampler:
         self.turns = 4 if rotations is True else 1
         device = split.images.device
         self.root = counter.key(seed, device=device)
+        sizes = torch.tensor([ways * shots, ways * queries], device=device)
+        streams = torch.stack([counter.key(stream, device=device) for stream in (_SUPPORT, _QUERY)])
+        self.streams = streams.repeat_interleave(sizes)  # of each labelled image
         self.starts, self.counts = split.starts.to(device), split.counts.to(device)
+        self.every_class = torch.arange(len(self.starts) * self.turns, device=device)
         self.every_image = torch.arange(int(split.counts.max()), device=device)
+        self.labels = torch.arange(ways, device=device)[None, :, None]
         self.absent = self.every_image >= self.counts[:, None]  # (classes, images)
+        self.uneven = bool(self.absent.any())
+        most = (ways + distractors) * max(shots, queries, unlabeled, unlabeled_query)  # images of a set
+        self.numbers = counter.Mixed.first(max(len(split.images), len(self.every_class), most, 4), device)
         self.without_label = self._choose_without_label(label_fraction) if label_fraction < 1 else None
         self._check()
         self.groups = self._find_groups() if within else None
-        self.ready = self._all_pixels(4 if rotations else 1)
+        self.turned = self._every_turn()
 
     def _choose_without_label(self, fraction: float) -> Tensor:
         """``(classes, images)`` bool: all but the labelled ones, of which each class keeps at least one."""
@@ -165,24 +173,25 @@ class EpisodeSampler:
         turns = self._turns(key, classes)
         drawn, spare = self._images(key, classes)
 
-        labels = torch.arange(self.ways, device=index.device).view(1, -1, 1)
         labeled = counter.uniform(key, _LABELED) >= self.unlabeled_tasks if self.unlabeled_tasks else None
-        sets = []
-        fingerprint = torch.zeros_like(key)
+        sets, places = [], []
         parts = drawn.split([self.shots, self.queries], dim=2)
         for stream, rows in zip((_SUPPORT, _QUERY), parts, strict=True):
-            row, turn, y = self._shuffled(key, stream, rows, turns[:, : self.ways], labels)
+            row, turn, y = self._shuffled(key, stream, rows, turns[:, : self.ways], self.labels)
             if labeled is not None:  # labels of places, after the shuffle, say nothing of the images
                 y = torch.where(labeled[:, None], y, torch.arange(y.shape[1], device=y.device) % self.ways)
             sets.append((self._pixels(key, stream, row, turn), y))
-            # A sum, so that the order of the images does not enter.
-            fingerprint += counter.bits(counter.key(stream, device=index.device), row, turn, y).sum(1)
+            places.append((row, turn, y))
+        row, turn, y = (torch.cat(both, dim=1) for both in zip(*places, strict=True))
+        # A sum, so that the order of the images does not enter.
+        fingerprint = counter.bits(self.streams, *(self.numbers[n] for n in (row, turn, y))).sum(1)
         fingerprint = counter.bits(fingerprint, self.split.digest)
-        extra: list[Tensor | None] = []
+        extra: list[Tensor | None] = [None, None]
         parts = spare.split([self.unlabeled, self.unlabeled_query], dim=2)
-        for stream, rows in zip((_UNLABELED, _UNLABELED_QUERY), parts, strict=True):
-            row, turn, _ = self._shuffled(key, stream, rows, turns, rows)
-            extra.append(self._pixels(key, stream, row, turn) if rows.shape[2] else None)
+        for place, (stream, rows) in enumerate(zip((_UNLABELED, _UNLABELED_QUERY), parts, strict=True)):
+            if rows.shape[2]:
+                row, turn = self._shuffled(key, stream, rows, turns)
+                extra[place] = self._pixels(key, stream, row, turn)
         (support_x, support_y), (query_x, query_y) = sets
         task_key = counter.bits(key, _TASK)
         return Episode(
@@ -192,9 +201,9 @@ class EpisodeSampler:
 
     def _classes(self, key: Tensor, index: Tensor) -> Tensor:
         """``(B, N+D)``: distinct classes, rotations counted as classes."""
-        every = torch.arange(len(self.starts) * self.turns, device=key.device)
+        every = self.every_class
         if self.draw == "independent":
-            hashes = counter.bits(key[:, None], _CLASS, every)
+            hashes = counter.bits(key[:, None], _CLASS, self.numbers[: len(every)])
             if self.groups is not None:
                 chosen = (counter.uniform(key, _GROUP) * len(self.groups)).long()
                 outside = (counter.uniform(key, _WITHIN) < self.within)[:, None] & ~self.groups[chosen]
@@ -211,17 +220,19 @@ class EpisodeSampler:
     def _turns(self, key: Tensor, classes: Tensor) -> Tensor:
         """``(B, N+D)``: quarter turns of each class."""
         if self.rotations == "random":
-            return counter.bits(key[:, None], _TURN, classes) & 3
+            return counter.bits(key[:, None], _TURN, self.numbers[classes]) & 3
         return classes % self.turns
 
     def _images(self, key: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Distinct rows of ``split.images``: ``(B, N, K+Q)`` to be labelled, ``(B, N+D, U)`` not to be."""
         character = classes // self.turns
-        hashes = counter.bits(key[:, None, None], _IMAGE, classes[..., None], self.every_image)
+        every = self.numbers[: len(self.every_image)]
+        hashes = counter.bits(key[:, None, None], _IMAGE, self.numbers[classes][..., None], every)
         if self.draw == "in_order":
             hashes = self.every_image.expand_as(hashes)
         last = torch.iinfo(torch.int64).max
-        hashes = hashes.masked_fill(self.absent[character], last)
+        if self.uneven:
+            hashes = hashes.masked_fill(self.absent[character], last)
         need, wanted = self.shots + self.queries, self.unlabeled + self.unlabeled_query
         if self.without_label is None:
             drawn, spare = hashes.topk(need + wanted, largest=False).indices.split([need, wanted], dim=2)
@@ -229,39 +240,38 @@ class EpisodeSampler:
             without = self.without_label[character]
             drawn = hashes.masked_fill(without, last).topk(need, largest=False).indices
             spare = hashes.masked_fill(~without, last).topk(wanted, largest=False).indices
-        first = self.starts[character][..., None]
+        first = self.starts.take(character)[..., None]
         return (first + drawn)[:, : self.ways], first + spare
 
     def _shuffled(self, key: Tensor, stream: int, rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """Rows ``(B, N, n)``, and what belongs to each, flat and in the random order of a stream."""
         others = tuple(t if t.ndim == 3 else t[..., None] for t in others)
         flat = [t.expand_as(rows).flatten(1) for t in (rows, *others)]
-        place = torch.arange(flat[0].shape[1], device=key.device)
-        order = counter.bits(key[:, None], stream, place).argsort(dim=1)
+        order = counter.bits(key[:, None], stream, self.numbers[: flat[0].shape[1]]).argsort(dim=1)
         return tuple(t.gather(1, order) for t in flat)
 
     def _pixels(self, key: Tensor, stream: int, rows: Tensor, turns: Tensor) -> Tensor:
         """``(B, n, C, H, W)`` float, augmented and normalised."""
-        if self.ready is not None and self.ready.dtype == torch.get_default_dtype():
-            place = rows if not self.rotations else turns * len(self.split.images) + rows
-            x = self.ready.index_select(0, place.flatten()).view(*rows.shape, *self.ready.shape[1:])
-        else:
-            x = self._turned(rows.flatten(), turns.flatten())
-            x = torch.div(x.view(*rows.shape, *x.shape[1:]), 255)
+        x = self._turned(rows.flatten(), turns.flatten())
+        x = x.to(torch.get_default_dtype()).div_(255).view(*rows.shape, *x.shape[1:])
         if self.augment is not None:
             x = self.augment(x, counter.bits(key, _AUGMENT, stream))
         return x if (self.mean, self.std) == (0.0, 1.0) else x.sub_(self.mean).div_(self.std)
 
-    def _all_pixels(self, turns: int) -> Tensor | None:
-        """All images as floats, turn after turn, so that drawing copies whole rows; None where it is too much."""
+    def _every_turn(self) -> Tensor | None:
+        """The images, turn after turn, so that drawing copies whole rows; None where that is too much."""
         images = self.split.images
-        if turns * images.numel() * torch.get_default_dtype().itemsize > MOST_READY:
+        if not self.rotations:
+            return images
+        if 4 * images.numel() > MOST_TURNED:
             return None
-        return torch.cat([torch.div(torch.rot90(images, turn, (2, 3)), 255) for turn in range(turns)])
+        return torch.cat([torch.rot90(images, turn, (2, 3)) for turn in range(4)])
 
     def _turned(self, rows: Tensor, turns: Tensor) -> Tensor:
         """``(M, C, H, W)`` uint8."""
+        if self.turned is not None:
+            return self.turned.index_select(0, turns * len(self.split.images) + rows if self.rotations else rows)
         x = self.split.images.index_select(0, rows)
-        for turn in (1, 2, 3) if self.rotations else ():
+        for turn in (1, 2, 3):
             x = torch.where((turns == turn)[:, None, None, None], torch.rot90(x, turn, (2, 3)), x)
         return x
