@@ -21,9 +21,9 @@ from fewshot.networks.task_axis import in_front
 Pair = tuple[int, int]
 Shape = Sequence[int]
 _CL = torch.channels_last
-# Measured on a CPU: with few channels a library convolution wastes its vectors; with many rows a task fills the cores,
-# and patches are what memory costs.
-_FEW_CHANNELS, _MANY_ROWS = 8, 500
+# Measured on a CPU: with few channels a library convolution wastes its vectors (with shared weights only where there is
+# one channel); with many rows a task fills the cores, and patches are what memory costs.
+_FEW_CHANNELS, _FEW_SHARED, _MANY_ROWS = 8, 3, 500
 
 
 class Conv2d(nn.Conv2d):
@@ -66,8 +66,9 @@ def _weight_gradient(x: Tensor, g: Tensor, stride: Pair, padding: Pair, shape: S
     if x.ndim == 4 and not _as_product(x):
         return _backward(g, x, g.new_empty(1).expand(shape), stride, padding, (False, True, False))[1]
     rows = _matrix(_patches(x, _size(shape), stride, padding))
-    flat = _rows(g).mT @ rows
     *tasks, outputs, channels, high, wide = shape
+    # A product with few columns is slow.
+    flat = (rows.mT @ _rows(g)).mT.contiguous() if rows.shape[-1] < outputs else _rows(g).mT @ rows
     return flat.view(*tasks, outputs, high, wide, channels).movedim(-1, -3)
 
 
@@ -78,7 +79,7 @@ def _backward(g: Tensor, x: Tensor, w: Tensor, stride: Pair, padding: Pair, mask
 
 
 def _as_product(x: Tensor) -> bool:
-    return not x.is_cuda and x.shape[-3] < _FEW_CHANNELS
+    return not x.is_cuda and x.shape[-3] < (_FEW_CHANNELS if x.ndim == 5 else _FEW_SHARED)
 
 
 def _task_by_task(x: Tensor, stride: Pair) -> bool:
