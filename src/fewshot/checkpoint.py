@@ -74,7 +74,11 @@ def read(path: str | Path, key: str = "checkpoint") -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"{key}={path}: no such file; run what writes it first, or give {key}=null") from error
+        # An experiment may name weights that another one writes.
+        hint = "; run what writes it first, or give weights=null" if key == "weights" else ""
+        raise UserError(f"{key}={path}: no such file{hint}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{key}={path} is a folder: name a file, such as {path}/checkpoints/best.ckpt") from error
     except Exception as error:  # a damaged file fails in many ways, none of which says more
         raise UserError(f"{key}={path}: not a readable checkpoint ({type(error).__name__})") from error
     if not isinstance(content, dict) or "state_dict" not in content or "recipe" not in content:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -77,6 +78,9 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -105,6 +109,8 @@ def run(settings: dict[str, str]) -> None:
     """Load, fit, label, print and write."""
     if settings.get("output", ".csv")[-4:] != ".csv":
         raise UserError(f"output={settings['output']}: give a name that ends in .csv")
+    if "output" in settings and Path(settings["output"]).is_dir():
+        raise UserError(f"output={settings['output']} is a folder: name a file")
     learner = load(settings["checkpoint"], settings.get("bn"))
     if "invert" in settings:
         learner = Learner(**{**vars(learner), "invert": settings["invert"] == "true"})
@@ -118,7 +124,7 @@ def run(settings: dict[str, str]) -> None:
         console.print("bn=transductive: a label depends on the other images too; bn=support makes it depend on none")
     if "output" in settings:
         for file in write(labelled, Path(settings["output"])):
-            console.print(f"wrote {file}", soft_wrap=True)
+            console.print(f"wrote {file}", soft_wrap=True, markup=False)
 
 
 def label(learner: Learner, support: Path, query: Path, unlabeled: Path | None, generator: bool) -> Labelled:
@@ -155,7 +161,8 @@ def _classes(path: Path, key: str) -> dict:
     classes = scan(_folder(path, key))
     if len(classes) < 2:
         raise UserError(
-            f"{key}={path} holds {len(classes)} classes: put images of at least 2 into a folder each, {key}/<class>/*"
+            f"{key}={path} holds {'one class' if classes else 'no class'}: put images of at least two into a folder "
+            f"each, {key}/<class>/*"
         )
     return classes
 
@@ -166,10 +173,10 @@ def _decode(learner: Learner, paths: list[str], folder: Path, key: str) -> tuple
     if learner.channels == 1:
         _refuse_colours(files)
     array, left_out = decode_all(files, learner.channels, learner.image_size, learner.fit_to, learner.invert)
-    if not len(array):
-        raise UserError(f"{key}={folder} holds no readable image")
     for path, reason in left_out:
         logging.warning("left out %s: %s", path, reason)
+    if not len(array):
+        raise UserError(f"{key}={folder} holds no readable image")
     bad = {path for path, _ in left_out}
     return torch.from_numpy(array), [row for row, file in enumerate(files) if file not in bad]
 
@@ -202,7 +209,7 @@ def show(labelled: Labelled, console: Console) -> None:
     best = labelled.probabilities.amax(1).tolist()
     rows = list(zip(labelled.files, labelled.predicted, best, strict=True))
     for file, predicted, probability in rows[:SHOWN]:
-        table.add_row(file, predicted, f"{probability:.3f}")
+        table.add_row(escape(file), escape(predicted), f"{probability:.3f}")
     console.print(table)
     if len(rows) > SHOWN:
         console.print(f"and {len(rows) - SHOWN} more")
@@ -212,7 +219,7 @@ def show(labelled: Labelled, console: Console) -> None:
     console.print(f"accuracy {counts.trace() / counts.sum():.4f} ({counts.trace()} of {counts.sum()})")
     for name, row, right in zip(labelled.classes, counts.sum(1), counts.diagonal(), strict=True):
         if row:
-            console.print(f"  {name}: {right / row:.4f} ({right} of {row})")
+            console.print(f"  {name}: {right / row:.4f} ({right} of {row})", markup=False)
 
 
 def _counts(labelled: Labelled) -> np.ndarray | None:
@@ -235,7 +242,6 @@ def write(labelled: Labelled, output: Path) -> list[Path]:
     writer.writerow(("file", "predicted", "probability", *labelled.classes))
     for file, predicted, row in zip(labelled.files, labelled.predicted, labelled.probabilities.tolist(), strict=True):
         writer.writerow((file, predicted, f"{max(row):.6f}", *(f"{value:.6f}" for value in row)))
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(output, stream.getvalue().encode())
     counts = _counts(labelled)
     if counts is None:

@@ -174,22 +174,26 @@ def spoilt(what: str, folders: Path) -> None:
     for folder in ("Klasse 0é", "other"):
         Image.new("L", (9, 9)).save(folders / "strange" / folder / "a.png")
     (folders / "text.ckpt").write_text("no checkpoint")
+    (folders / "folder.csv").mkdir()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"support": "{}/empty"}, "holds 0 classes"),
-        ({"support": "{}/one"}, "holds 1 classes"),
+        ({"support": "{}/empty"}, "holds no class"),
+        ({"support": "{}/one"}, "holds one class"),
         ({"support": "{}/missing"}, "is no folder"),
         ({"query": "{}/unreadable"}, "holds no readable image"),
         ({"query": "{}/empty"}, "holds no readable image"),
         ({"query": "{}/colours"}, "has colours, but the network was trained on images of 1 channel"),
         ({"query": "{}/strange"}, "has the folder other, which is no class"),
         ({"checkpoint": "{}/text.ckpt"}, "not a readable checkpoint"),
-        ({"checkpoint": "{}/missing.ckpt"}, "no such file"),
+        ({"checkpoint": "{}/missing.ckpt"}, "missing.ckpt: no such file"),
+        ({"checkpoint": "{}"}, "is a folder: name a file, such as"),
         ({"bn": "sideways"}, "bn=sideways: choose one of"),
         ({"output": "{}/labels.txt"}, "ends in .csv"),
+        ({"output": "{}/folder.csv"}, "folder.csv is a folder"),
+        ({"output": "{}/text.ckpt/labels.csv"}, "cannot be written"),
         ({"shots": "5"}, "write KEY=VALUE, with one of"),
         ({"invert": "perhaps"}, "true or false"),
     ],
@@ -222,6 +226,36 @@ def test_a_checkpoint_of_another_version_names_its_keys(checkpoint, folders, cap
     assert status == 1
     assert "its settings are of another version" in error
     assert "metric" in error
+    content["recipe"] = "a: [b"
+    torch.save(content, path)
+    status, _, error = classify(capsys, f"checkpoint={path}", f"support={folders}/support", f"query={folders}/flat")
+    assert status == 1
+    assert "its settings are of another version" in error
+
+
+def test_ctrl_c_is_one_word(checkpoint, folders, capsys, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learner.Learner, "fit", interrupt)
+    status, _, error = classify(
+        capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support", f"query={folders}/flat"
+    )
+    assert status == 130
+    assert error.endswith("interrupted\n")
+
+
+def test_names_in_brackets_are_not_taken_for_colours(checkpoint, folders, capsys):
+    for folder in ("support", "query"):
+        (folders / folder / "Klasse 0é").rename(folders / folder / "[red] [")
+        (folders / folder / "[red] [" / "]").mkdir()
+        (folders / folder / "[red] [" / "0_0.png").rename(folders / folder / "[red] [" / "]" / "[blue]0.png")
+    status, printed, _ = classify(
+        capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support", f"query={folders}/query"
+    )
+    assert status == 0
+    assert "[red] [/]: 1.0000 (1 of 1)" in printed
+    assert "[red] [/]/[blue]0.png" in printed
 
 
 def test_a_sorted_folder_is_not_cut_into_pieces_of_one_class(monkeypatch):

@@ -23,8 +23,8 @@ def load(path: str | Path, bn: str | None = None) -> Learner:
         UserError: the file is missing or damaged, or of another version; the message names the first differences.
     """
     content = checkpoint.read(path)
-    cfg = OmegaConf.create(content["recipe"])
     try:
+        cfg = OmegaConf.create(content["recipe"])
         method = instantiate(cfg.method)
         data = cfg.data
         learner = Learner(
