@@ -166,6 +166,29 @@ def test_test_episodes_depend_on_the_test_seed_alone():
     assert not set(prints[0]) & set(prints[2])
 
 
+@pytest.mark.parametrize(
+    ("classes", "ways", "message"),
+    [
+        ((15, 4, 5), (20, 5), "20 ways, but train has 15 classes; 5 ways, but val has 4 classes: "
+         "set task.train_ways=15 task.ways=4"),
+        ((15, 4, 3), (5, 5), "5 ways, but val has 4 classes, test has 3 classes: set task.ways=3"),
+        ((4, 3, 5), (5, 5), "5 ways, but train has 4 classes, val has 3 classes: "
+         "set task.train_ways=3 task.ways=3"),
+        ((20, 1, 5), (20, 5), "5 ways, but val has 1 class: a task needs at least 2, add classes"),
+    ],
+)  # fmt: skip
+def test_too_many_ways_are_one_line_for_all_splits(classes, ways, message):
+    class Data:
+        def load(self):
+            return {
+                name: made_up_split(n, name=name) for name, n in zip(("train", "val", "test"), classes, strict=True)
+            }
+
+    data = EpisodeData(Data(), Task(ways[1], 1, 1, ways[0], 1, 1, 1), seed=0, steps=1)
+    with pytest.raises(UserError, match=f"^{message}$"):
+        data.setup()
+
+
 @pytest.mark.parametrize("rotations", [True, "random"])
 def test_images_kept_in_all_turns_are_an_economy_of_time_only(rotations, monkeypatch):
     split, index = made_up_split(), torch.arange(6)

@@ -96,8 +96,31 @@ class EpisodeData(pl.LightningDataModule):
                     "set task.val_episodes=0 to test the last weights, or choose another data.split"
                 )
             assert_disjoint({name: split.classes for name, split in self.splits.items()})
+            self._refuse_too_many_ways()
             for name in self.splits:
                 self.sampler(name)
+
+    def _refuse_too_many_ways(self) -> None:
+        """One line for all splits, with what to type: who has few classes has few in each of them."""
+        lacking: dict[int, list[str]] = {}
+        most: dict[str, int] = {}
+        for name, split in self.splits.items():
+            training = name == "train"
+            if training and self.task.train_batch:  # draws no tasks
+                continue
+            key, rotations = ("train_ways", self.rotations) if training else ("ways", self.eval_rotations)
+            ways, classes = getattr(self.task, key), len(split.classes) * (4 if rotations is True else 1)
+            if ways > classes:
+                lacking.setdefault(ways, []).append(f"{split.name} has {classes} class{'es' * (classes != 1)}")
+                most[key] = min(classes, most.get(key, classes))
+        if not lacking:
+            return
+        told = "; ".join(f"{ways} ways, but {', '.join(splits)}" for ways, splits in lacking.items())
+        if min(most.values()) < 2:
+            raise UserError(f"{told}: a task needs at least 2, add classes")
+        if self.task.train_ways == self.task.ways:  # a method may need them to be equal
+            most = dict.fromkeys(most, min(most.values()))
+        raise UserError(f"{told}: set {' '.join(f'task.{key}={ways}' for key, ways in most.items())}")
 
     def sampler(self, split: str, device: torch.device | None = None) -> EpisodeSampler:
         """The sampler of a split on ``device``; images move there once."""
