@@ -20,7 +20,7 @@ from fewshot.episode import Episode
 
 INNER = steps.Inner(ways=5, steps=1, second_order=True, rate=0.4)
 SHOTS, QUERIES, TASKS, RATE = 1, 1, 32, 3e-3
-SLICE, GOAL, LIMIT_SECONDS = 10, 0.9, 300.0
+SLICE, GOAL, LIMIT_SECONDS = 20, 0.9, 720.0
 VALIDATION_TASKS, VALIDATION_STEPS = 100, 3
 
 
