@@ -427,9 +427,21 @@ def test_csv_is_in_machine_units(tmp_path):
         "episodes_per_second": "3.54",
         "peak_memory_mb": "812.4",
         "parameters": "112000",
+        "adapted_parameters": "",
         "note": "",
         "path": str(tmp_path / "1"),
     }
+
+
+def test_what_adapts_is_counted_where_runs_differ_in_it(tmp_path):
+    make_run(tmp_path / "all", overrides=["method.adapt=all"], adapted_parameters=112_000)
+    make_run(tmp_path / "nearest", method="nearest", adapted_parameters=0)
+    assert "adapted" not in markdown(table_of(tmp_path)).splitlines()[0]
+    make_run(tmp_path / "head", HIGH, overrides=["method.adapt=head"], adapted_parameters=325)
+    header, _, *rows = markdown(table_of(tmp_path)).splitlines()
+    column = [cell.strip() for cell in header.split("|")].index("adapted")
+    counts = {row.split("|")[1].strip(): row.split("|")[column].strip() for row in rows[:3]}
+    assert sorted(counts.values()) == ["0", "112k", "325"]
 
 
 def test_terminal_keeps_numbers_whole_at_80_columns(tmp_path):

@@ -58,6 +58,7 @@ class Run:
     episodes_per_second: float | None
     peak_memory_mb: float | None
     parameters: int | None
+    adapted_parameters: int | None
     device: str | None
     commit: str | None
     finished: float
@@ -137,6 +138,7 @@ def _read_run(folder: Path) -> Run:
             episodes_per_second=_optional(float, train.get("episodes_per_second")),
             peak_memory_mb=_optional(float, result.get("peak_memory_mb")),
             parameters=_optional(int, result.get("parameters")),
+            adapted_parameters=_optional(int, result.get("adapted_parameters")),
             device=_optional(str, result.get("device")),
             commit=_optional(str, result.get("git_commit")),
             finished=file.stat().st_mtime,

@@ -18,10 +18,10 @@ from fewshot.report.compare import MARK, Row, Table
 
 _HEADER = (
     *("run", "accuracy", "published", "seeds", "difference", "p", "by seed", "verdict"),
-    *("time", "ep/s", "MB", "params"),
+    *("time", "ep/s", "MB", "params", "adapted"),
 )
 _OF_SEEDS = {"seeds", "by seed", "verdict"}
-_TOO_WIDE = {"published", "p", "ep/s", "MB", "params"}  # for several seeds in 80 columns
+_TOO_WIDE = {"published", "p", "ep/s", "MB", "params", "adapted"}  # for several seeds in 80 columns
 
 
 def markdown(table: Table) -> str:
@@ -110,6 +110,7 @@ def shown(table: Table, without: Collection[str] = ()) -> list[list[str]]:
     """The header and the rows: the columns that have something to say, except those ``without``."""
     hidden = {*without, *(() if _has_seeds(table) else _OF_SEEDS)}
     hidden |= set() if any(row.published for row in table.rows) else {"published"}
+    hidden |= set() if len({_average(row, "adapted_parameters") for row in table.rows} - {None, 0}) > 1 else {"adapted"}
     lines = [_HEADER, *map(_cells, table.rows)]
     return [[cell for name, cell in zip(_HEADER, line, strict=True) if name not in hidden] for line in lines]
 
@@ -139,6 +140,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _known(_average(row, "episodes_per_second"), lambda value: f"{value:.3g}" if value < 100 else f"{value:.0f}"),
         _known(_average(row, "peak_memory_mb"), lambda value: f"{value:.0f}"),
         _known(_average(row, "parameters"), _count),
+        _known(_average(row, "adapted_parameters"), _count),
     )
 
 
@@ -243,6 +245,7 @@ def _record(row: Row) -> dict[str, object]:
         "episodes_per_second": _average(row, "episodes_per_second"),
         "peak_memory_mb": _average(row, "peak_memory_mb"),
         "parameters": run and run.parameters,
+        "adapted_parameters": run and run.adapted_parameters,
         "note": row.note,
         "path": row.path,
     }
