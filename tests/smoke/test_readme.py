@@ -25,7 +25,7 @@ BUDGET = ("trainer.max_steps=1", "task.test_episodes=2", "task.val_episodes=2", 
           "figures=false")  # fmt: skip
 SMALLER = {  # what a reader has and a test does not
     "data=folder": ("task.ways=2", "task.train_ways=3", "data.image_size=16"),
-    "omniglot|notebook|blog|5w5s|ablation|semi": ("data.dataset._target_=made_up.Omniglot",),
+    "omniglot|notebook|blog|5w5s|ablation|semi|lake": ("data.dataset._target_=made_up.Omniglot",),
     "experiment=search_maml": ("hydra.sweeper.n_trials=1",),
     "resume=": ("trainer.max_steps=2",),
 }
