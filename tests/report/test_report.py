@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 from rich.console import Console
 from scipy import stats
@@ -663,10 +664,15 @@ def episodes(ways: int, shots: int, queries: int, count: int = 2, tail: tuple[in
     )
 
 
-def test_task_sheet_frames_tell_right_from_wrong(tmp_path):
+def surely(labels, ways: int = 5) -> np.ndarray:
+    """Probabilities ``(T, M, N)`` of predictions ``(T, M)`` that have no doubt."""
+    return np.eye(ways)[labels]
+
+
+def test_task_sheet_tells_right_from_wrong(tmp_path):
     support, support_y, query, query_y = episodes(5, 1, 2)
-    task_sheet(support, support_y, query, query_y, query_y, tmp_path / "right.png")
-    task_sheet(support, support_y, query, query_y, (query_y + 1) % 5, tmp_path / "wrong.png")
+    task_sheet(support, support_y, query, query_y, surely(query_y), tmp_path / "right.png")
+    task_sheet(support, support_y, query, query_y, surely((query_y + 1) % 5), tmp_path / "wrong.png")
     right, wrong = pixels(tmp_path / "right.png"), pixels(tmp_path / "wrong.png")
     assert count(right, GREEN) > 1000
     assert count(right, RED) == 0
@@ -677,22 +683,38 @@ def test_task_sheet_frames_tell_right_from_wrong(tmp_path):
 @pytest.mark.parametrize(("ways", "shots", "queries"), [(2, 1, 1), (20, 7, 6)])
 def test_task_sheet_grows_with_the_task_up_to_its_caps(tmp_path, ways, shots, queries):
     arrays = episodes(ways, shots, queries, count=1)
-    task_sheet(*arrays, arrays[3], tmp_path / "sheet.png")
+    task_sheet(*arrays, surely(arrays[3], ways), tmp_path / "sheet.png")
     height, width, _ = pixels(tmp_path / "sheet.png").shape
-    rows = min(shots, 5) + min(queries, 4)
+    rows = min(shots, 5) + 1.28 * min(queries, 4)  # a query has its prediction below
     assert width == pytest.approx(75 * ways + 50, abs=40)  # 75 pixels a cell
-    assert height == pytest.approx(75 * (rows + 0.5) + 50, abs=40)
+    assert height == pytest.approx(75 * (rows + 0.5) + 70, abs=40)
+
+
+def test_task_sheet_writes_each_prediction_with_its_probability_and_each_episode_with_its_number(tmp_path, monkeypatch):
+    texts: list[str] = []
+    keep = Axes.text
+    monkeypatch.setattr(
+        Axes, "text", lambda self, x, y, text, *a, **k: (texts.append(text), keep(self, x, y, text, *a, **k))[1]
+    )
+    support, support_y, query, _ = episodes(2, 1, 1)
+    query_y = np.array([[0, 1], [0, 1]])
+    probabilities = np.array([[[0.9, 0.1], [0.755, 0.245]], [[0.5, 0.5], [0.0, 1.0]]])
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, text, **k: titles.append(text))
+    task_sheet(support, support_y, query, query_y, probabilities, tmp_path / "sheet.png", numbers=[3, 5])
+    assert [text for text in texts if "%" in text] == ["0  90%", "0  76%", "0  50%", "1  100%"]
+    assert titles == ["episode 3: 50%", "episode 5: 100%"]
 
 
 def test_grey_is_drawn_as_dark_ink_and_colour_as_it_is(tmp_path):
     support, support_y, query, query_y = episodes(5, 1, 1)
-    task_sheet(support, support_y, query, query_y, query_y, tmp_path / "blank.png")
-    task_sheet(np.ones_like(support), support_y, query, query_y, query_y, tmp_path / "ink.png")
+    task_sheet(support, support_y, query, query_y, surely(query_y), tmp_path / "blank.png")
+    task_sheet(np.ones_like(support), support_y, query, query_y, surely(query_y), tmp_path / "ink.png")
     blank, ink = (pixels(tmp_path / name) for name in ("blank.png", "ink.png"))
     assert count(ink, "#000000") - count(blank, "#000000") > 2 * 5 * 50 * 50
     support, support_y, query, query_y = episodes(5, 1, 1, tail=(3,))
     support[..., 0] = 1
-    task_sheet(support, support_y, query, query_y, query_y, tmp_path / "red.png")
+    task_sheet(support, support_y, query, query_y, surely(query_y), tmp_path / "red.png")
     assert count(pixels(tmp_path / "red.png"), "#ff0000") > 2 * 5 * 50 * 50
 
 

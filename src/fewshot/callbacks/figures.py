@@ -89,8 +89,9 @@ class Figures(pl.Callback):
             episodes.support_y.cpu().numpy(),
             _shown(episodes.query_x * data.std + data.mean),
             episodes.query_y.cpu().numpy(),
-            outputs["logits"][: self.episodes].argmax(-1).cpu().numpy(),
+            outputs["logits"][: self.episodes].softmax(-1).float().cpu().numpy(),
             self.folder / "test_episodes.png",
+            range(0, len(episodes) * trainer.world_size, trainer.world_size),  # the first process has each so-many-th
         )
         if rows := _pictures(pl_module, episodes):
             image_rows(rows, self.folder / "generated.png")

@@ -7,6 +7,7 @@ Images are ``(H, W)`` or ``(H, W, 1)`` grey, where 1 is ink and is drawn dark on
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ Labels = NDArray[np.integer]
 _CELL = 0.5  # inches a side of one image with its margin
 _MARGIN = 0.12  # of a cell, on each side of an image
 _GAP = 0.5  # of a cell, between support and query and between tasks
+_PREDICTION = 0.28  # of a cell, for the prediction below a query image
 _FRAME, _RIGHT, _WRONG = "#cccccc", "#1a9641", "#d7191c"
 _MAX_SUPPORT, _MAX_QUERY = 5, 4  # images a class that are shown
 _MAX_WIDTH = 11.0  # inches of episodes side by side
@@ -32,41 +34,50 @@ def task_sheet(
     support_y: Labels,
     query: Images,
     query_y: Labels,
-    predicted: Labels,
+    probabilities: NDArray[np.floating],
     target: Path,
+    numbers: Sequence[int] | None = None,
 ) -> None:
     """Draw T test episodes: a column a class, the support images above the query images.
 
-    A query image is framed green where the prediction is right; red, with the number of the
-    predicted class in its corner, where it is wrong. The title's accuracy is over all query
-    images, of which at most four a class are shown (and five support images).
+    Below a query image stand the number of the predicted class and its probability, in green where the
+    prediction is right, in red where it is wrong. The title's accuracy is over all query images, of which at
+    most four a class are shown (and five support images).
 
     Args:
         support: ``(T, N*K, H, W[, 3])``.
         support_y: ``(T, N*K)`` in [0, N).
         query: ``(T, N*Q, H, W[, 3])``.
         query_y: ``(T, N*Q)``.
-        predicted: ``(T, N*Q)``.
+        probabilities: ``(T, N*Q, N)``.
         target: the PNG file to write.
+        numbers: of the episodes; None counts them from 0.
     """
     episodes, ways = len(support), int(support_y.max()) + 1
     top = min(_MAX_SUPPORT, max(np.bincount(labels).max() for labels in support_y))
-    rows = top + _GAP + min(_MAX_QUERY, max(np.bincount(labels).max() for labels in query_y))
+    queries = min(_MAX_QUERY, max(np.bincount(labels).max() for labels in query_y))
+    rows = top + _GAP + queries * (1 + _PREDICTION)
     down = ceil(episodes / max(1, int(_MAX_WIDTH / (_CELL * (ways + 1)))))
     figure, blocks = _blocks(down, ceil(episodes / down), ways, rows)
     for episode, axes in enumerate(blocks[:episodes]):
-        right = predicted[episode] == query_y[episode]
-        axes.set_title(f"episode {episode}: {100 * right.mean():.0f}%", fontsize=9, pad=12)
+        predicted = probabilities[episode].argmax(-1)
+        right = predicted == query_y[episode]
+        number = episode if numbers is None else numbers[episode]
+        axes.set_title(f"episode {number}: {100 * right.mean():.0f}%", fontsize=9, pad=12)
         for column in range(ways):
             axes.text(column + 0.5, -0.05, str(column), ha="center", va="bottom", fontsize=7, color="#666666")
             for row, index in enumerate(np.flatnonzero(support_y[episode] == column)[:_MAX_SUPPORT]):
                 _draw(axes, support[episode, index], column, row, _FRAME)
             for row, index in enumerate(np.flatnonzero(query_y[episode] == column)[:_MAX_QUERY]):
-                wrong = "" if right[index] else str(predicted[episode, index])
-                _draw(axes, query[episode, index], column, top + _GAP + row, _WRONG if wrong else _RIGHT, wrong)
+                place, colour = top + _GAP + row * (1 + _PREDICTION), _RIGHT if right[index] else _WRONG
+                _draw(axes, query[episode, index], column, place, colour)
+                told = f"{predicted[index]}  {100 * probabilities[episode, index].max():.0f}%"
+                axes.text(column + 0.5, place + 0.96, told, ha="center", va="top", fontsize=6.5, color=colour)
         axes.axhline(top + _GAP / 2, color=_FRAME, lw=0.8)
         _row_name(axes, "support", top / 2, rotation=90)
         _row_name(axes, "query", (top + _GAP + rows) / 2, rotation=90)
+    told = fill("below a query: predicted class and its probability", int(20 * figure.get_figwidth()))
+    figure.text(0.5, 0, told, ha="center", va="top", fontsize=7, color="#666666")
     write_png(target, figure)
 
 
@@ -107,19 +118,16 @@ def _blocks(down: int, across: int, columns: int, rows: float) -> tuple[Figure, 
     return figure, blocks
 
 
-def _draw(axes: Axes, image: Images, column: int, row: float, frame: str, wrong: str = "") -> None:
-    """Put one image into its cell, as large as its shape allows, with a wrong prediction in a corner."""
+def _draw(axes: Axes, image: Images, column: int, row: float, frame: str) -> None:
+    """Put one image into its cell, as large as its shape allows."""
     image = np.asarray(image, dtype=np.float64).clip(0, 1)
     if image.ndim == 2 or image.shape[-1] == 1:
         image = np.repeat(1 - image.reshape(*image.shape[:2], 1), 3, axis=-1)
     sides = np.array(image.shape[:2]) / max(image.shape[:2]) * (1 - 2 * _MARGIN)
     y, x = np.array([row, column]) + (1 - sides) / 2
     axes.imshow(image, extent=(x, x + sides[1], y + sides[0], y), aspect="auto")
-    strong = frame != _FRAME
-    axes.add_patch(Rectangle((x, y), sides[1], sides[0], fill=False, ec=frame, lw=1.8 if strong else 0.6))
-    if wrong:
-        style = {"fontsize": 6, "fontweight": "bold", "color": "white", "ha": "right", "va": "bottom"}
-        axes.text(x + sides[1], y + sides[0], wrong, style, bbox={"facecolor": _WRONG, "edgecolor": "none", "pad": 0.8})
+    width = 0.6 if frame == _FRAME else 1.8
+    axes.add_patch(Rectangle((x, y), sides[1], sides[0], fill=False, ec=frame, lw=width))
 
 
 def _row_name(axes: Axes, name: str, middle: float, rotation: int) -> None:
