@@ -199,3 +199,21 @@ def test_images_kept_in_all_turns_are_an_economy_of_time_only(rotations, monkeyp
     assert made_now.turned is None
     for name, value in kept(index).tensors().items():
         assert torch.equal(made_now(index).tensors()[name], value), name
+
+
+@pytest.mark.parametrize("rotations", [False, True, "random"])
+def test_the_classes_of_an_episode_are_those_of_its_images(rotations):
+    """Each query image is, turned as its class says, an image of the class that its label stands for."""
+    split = made_up_split()
+    sampler = EpisodeSampler(split, ways=5, shots=1, queries=2, seed=3, rotations=rotations, distractors=1, unlabeled=1)
+    index = torch.tensor([7, 2])
+    episodes, classes = sampler(index), sampler.classes(index)
+    assert classes.shape == (2, 5)
+    assert len(sampler.class_names) == len(set(sampler.class_names)) == 30 * (4 if rotations is True else 1)
+    for task in range(2):
+        for x, y in zip(episodes.query_x[task], episodes.query_y[task], strict=True):
+            name, *turn = sampler.class_names[classes[task, y]].split(", ")
+            quarters = [int(turn[0].removesuffix("°")) // 90] if turn else range(4 if rotations else 1)
+            first = 10 * split.classes.index(name)
+            own = split.images[first : first + 10] / 255
+            assert any(bool((torch.rot90(own, q, (2, 3)) == x).flatten(1).all(1).any()) for q in quarters)

@@ -58,6 +58,10 @@ class Scores(pl.Callback):
         names = (f"{number & (1 << 64) - 1:016x}" for number in self._all["fingerprint"].tolist())
         return list(zip(range(len(self)), self._all["accuracy"].double().tolist(), names, strict=True))
 
+    def predictions(self) -> tuple[Tensor, Tensor]:
+        """True and predicted labels ``(episodes, N*Q)`` of the query images."""
+        return self._all["labels"], self._all["probabilities"].argmax(-1)
+
     def calibration(self) -> Bins:
         """Confidence, the highest probability, beside accuracy, over all query images of all test episodes."""
         confidence, predicted = self._all["probabilities"].flatten(0, 1).max(-1)

@@ -165,10 +165,7 @@ class EpisodeSampler:
 
     def __call__(self, index: Tensor) -> Episode:
         """The episodes of numbers ``index`` ``(B,)``."""
-        index = index.to(self.starts.device)
-        if self.distinct is not None:
-            index = (counter.bits(self.root, _DISTINCT, index) >> 1) % self.distinct
-        key = counter.bits(self.root, index)
+        key, index = self._keys(index)
         classes = self._classes(key, index)
         turns = self._turns(key, classes)
         drawn, spare = self._images(key, classes)
@@ -198,6 +195,24 @@ class EpisodeSampler:
             self.ways, support_x, support_y, query_x, query_y, task_key, fingerprint,
             unlabeled_x=extra[0], unlabeled_query_x=extra[1], labeled=labeled,
         )  # fmt: skip
+
+    def classes(self, index: Tensor) -> Tensor:
+        """``(B, N)``: the class behind each label of the episodes of numbers ``index``: places in ``class_names``."""
+        return self._classes(*self._keys(index))[:, : self.ways]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Those of the split; where each turn of a class is a class of its own, with the turn."""
+        if self.turns == 1:
+            return list(self.split.classes)
+        return [f"{name}, {90 * turn}°" for name in self.split.classes for turn in range(self.turns)]
+
+    def _keys(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys ``(B,)`` of the episodes of numbers ``index``, and these numbers where only some are distinct."""
+        index = index.to(self.starts.device)
+        if self.distinct is not None:
+            index = (counter.bits(self.root, _DISTINCT, index) >> 1) % self.distinct
+        return counter.bits(self.root, index), index
 
     def _classes(self, key: Tensor, index: Tensor) -> Tensor:
         """``(B, N+D)``: distinct classes, rotations counted as classes."""

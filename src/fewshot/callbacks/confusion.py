@@ -1,0 +1,39 @@
+"""Which test classes are taken for which."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from fewshot.callbacks.scores import Scores
+from fewshot.report.confused_pairs import ConfusedPairs
+from fewshot.report.confusion import draw_shares
+
+
+class Confusion(pl.Callback):
+    """Writes ``confusion.csv`` of all test classes into ``folder``, and draws the hardest as ``confusion.png``.
+
+    Args:
+        folder: for the two files.
+        scores: has the predictions of all processes.
+        most: classes that are drawn.
+    """
+
+    def __init__(self, folder: str | Path, scores: Scores, most: int = 15) -> None:
+        self.folder, self.scores, self.most = Path(folder), scores, most
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        sampler = trainer.datamodule.sampler("test")  # type: ignore[attr-defined]
+        classes, names = sampler.classes(torch.arange(len(self.scores))), sampler.class_names
+        pairs = ConfusedPairs.of(*(x.cpu().numpy() for x in (classes, *self.scores.predictions())))
+        pairs.write(names, self.folder / "confusion.csv")
+        worst, seen = pairs.worst(self.most), int((pairs.true == pairs.predicted).sum())
+        which = f"the {len(worst)} hardest" if len(worst) < seen else "all"
+        title = (
+            f"{which} of {seen} test classes, {len(self.scores)} tasks\n"
+            "share of a class's queries that were called another, in tasks that held both\n"
+            "on the diagonal: called right, in all tasks; grey: never in one task"
+        )
+        draw_shares(pairs.matrix(worst), [names[number] for number in worst], self.folder / "confusion.png", title)
