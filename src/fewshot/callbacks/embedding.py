@@ -1,0 +1,56 @@
+"""Where a method puts the images of test tasks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from fewshot.episode import Episode
+from fewshot.methods import Method
+from fewshot.report.embedding import Embedded, draw, principal_components
+
+
+class Embedding(pl.Callback):
+    """Draws the features of the first test tasks, after adapting to each, into ``folder`` as ``embedding.png``.
+
+    Query images are embedded as they are for their scores; support images in a pass of their own.
+
+    Args:
+        folder: for the file.
+        episodes: how many test tasks.
+    """
+
+    def __init__(self, folder: str | Path, episodes: int = 4) -> None:
+        self.folder, self.episodes = Path(folder), episodes
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Method)
+        episodes = outputs["episodes"][: self.episodes]
+        # The first process has every so-many-th of the test tasks.
+        numbers = torch.arange(len(episodes)) * trainer.world_size
+        sampler = trainer.datamodule.sampler("test")  # type: ignore[attr-defined]
+        names = [[sampler.class_names[c] for c in classes] for classes in sampler.classes(numbers).tolist()]
+        tasks = [_embedded(pl_module, episodes[task], int(numbers[task]), names[task]) for task in range(len(episodes))]
+        draw(tasks, self.folder / "embedding.png")
+
+
+def _embedded(method: Method, episode: Episode, number: int, classes: list[str]) -> Embedded:
+    predict = method.predictor(episode)
+    query = predict(episode.query_x)
+    features = torch.cat([predict(episode.support_x).features, query.features]).float().cpu()
+    places, explained = principal_components(features.numpy())
+    support, queries = places[: len(episode.support_y)], places[len(episode.support_y) :]
+    right = (query.logits.argmax(-1) == episode.query_y).cpu().numpy()
+    labels = episode.support_y.cpu().numpy(), episode.query_y.cpu().numpy()
+    return Embedded(number, support, labels[0], queries, labels[1], right, explained, classes)
