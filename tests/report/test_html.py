@@ -22,6 +22,7 @@ from fewshot.errors import UserError
 from fewshot.report import collect, csv_text, markdown
 from fewshot.report import published as literature
 from fewshot.report.calibration import Bins, pooled, read_bins
+from fewshot.report.captions import CAPTIONS
 from fewshot.report.comparison import episode_scatter, mean_curve, reliability, validation_curves
 from fewshot.report.plot import accuracies, read_metrics
 from fewshot.report.render import latex
@@ -140,6 +141,12 @@ def page(written) -> Page:
 
 
 # The page
+
+
+def test_a_runs_own_figures_have_captions(page):
+    """Each of the five runs left a sheet of test episodes."""
+    text = [told for _, told in page.texts if CAPTIONS["test_episodes"] in told]
+    assert len(text) == 5
 
 
 def test_the_page_needs_nothing_else(written, page):

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from PIL import Image
 
 from fewshot.errors import UserError
+from fewshot.report.captions import CAPTIONS
 from fewshot.report.collect import Failure, Run
 from fewshot.report.compare import Table
 from fewshot.report.render import footnotes, shown
@@ -60,7 +61,11 @@ def page(table: Table, failures: Sequence[Failure], figures: Sequence[Figure], o
             for figure in figures
         ],
         albums=[
-            {"label": name, "accuracy": f"{100 * run.accuracy.mean():.2f}%", "images": list(map(_embedded, files))}
+            {
+                "label": name,
+                "accuracy": f"{100 * run.accuracy.mean():.2f}%",
+                "images": [_embedded(file) | {"caption": CAPTIONS.get(file.stem, "")} for file in files],
+            }
             for name, run, files in albums[:_ALBUMS]
         ],
         left_out=len(albums[_ALBUMS:]),
