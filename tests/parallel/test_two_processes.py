@@ -73,4 +73,6 @@ def test_two_processes_are_one(name, engine, tmp_path):
     assert alone["told"].keys() == shared["told"].keys()
     for key, value in alone["told"].items():
         assert shared["told"][key] == pytest.approx(value, rel=1e-6), key
+    one, two = ((tmp_path / processes / "confusion.csv").read_text() for processes in "12")
+    assert one == two
     assert shared["summary"] == pytest.approx(alone["summary"], rel=1e-6)

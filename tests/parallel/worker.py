@@ -10,7 +10,7 @@ from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fewshot.callbacks import Scores
+from fewshot.callbacks import Confusion, Embedding, Figures, InnerSteps, Scores
 from fewshot.data import EpisodeData, Task
 from fewshot.inner import LoopEngine, VmapEngine
 from fewshot.parallel import TaskParallel
@@ -37,10 +37,12 @@ def main(name: str, engine: str, folder: str) -> None:
         for parameter in method.parameters():  # must not matter: the first process decides
             torch.nn.init.zeros_(parameter)
     scores = Scores()
+    figures = [Confusion(folder, scores), Embedding(folder), InnerSteps(folder), Figures(folder)]
     strategy = TaskParallel(cluster_environment=TorchElasticEnvironment(), process_group_backend="gloo")
     trainer = pl.Trainer(
         max_steps=5, val_check_interval=5, check_val_every_n_epoch=None, accelerator="cpu", devices=processes,
-        strategy=strategy if processes > 1 else "auto", logger=False, enable_progress_bar=False, callbacks=[scores],
+        strategy=strategy if processes > 1 else "auto", logger=False, enable_progress_bar=False,
+        callbacks=[scores, *figures],
         enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder, num_sanity_val_steps=0,
         use_distributed_sampler=False, inference_mode=False, log_every_n_steps=1, precision="64-true",
     )  # fmt: skip

@@ -74,6 +74,8 @@ def test_a_run_leaves_what_the_design_lists(finished):
     files = ["result.json", "episodes.csv", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"]
     files += ["calibration.csv", "figures/test_episodes.png"]
     files += ["figures/learning_curves.png", "figures/generated.png", ".hydra/config.yaml"]
+    files += [f"figures/{name}" for name in ("confusion.png", "confusion.csv", "embedding.png")]
+    files += ["figures/inner_steps.png", "figures/inner_steps.csv"]
     assert not [name for name in files if not (finished / name).is_file()]
     told = result(finished)
     assert (told["method"], told["data"], told["seed"], told["bn"]) == ("metagan", "glyphs", 0, "transductive")

@@ -2,8 +2,11 @@
 
 from fewshot.callbacks.boundary import DecisionBoundary
 from fewshot.callbacks.collapse import Collapse
+from fewshot.callbacks.confusion import Confusion
 from fewshot.callbacks.dashboard import Dashboard
+from fewshot.callbacks.embedding import Embedding
 from fewshot.callbacks.figures import Figures
+from fewshot.callbacks.inner_steps import InnerSteps
 from fewshot.callbacks.progress import Progress
 from fewshot.callbacks.recipe import Recipe
 from fewshot.callbacks.scores import Scores
@@ -12,9 +15,12 @@ from fewshot.callbacks.throughput import Throughput
 
 __all__ = [
     "Collapse",
+    "Confusion",
     "Dashboard",
     "DecisionBoundary",
+    "Embedding",
     "Figures",
+    "InnerSteps",
     "Progress",
     "Recipe",
     "Scores",

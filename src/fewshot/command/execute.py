@@ -10,7 +10,19 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from fewshot import checkpoint, memory, parallel
-from fewshot.callbacks import Collapse, Dashboard, Figures, Progress, Recipe, Scores, Stopping, Throughput
+from fewshot.callbacks import (
+    Collapse,
+    Confusion,
+    Dashboard,
+    Embedding,
+    Figures,
+    InnerSteps,
+    Progress,
+    Recipe,
+    Scores,
+    Stopping,
+    Throughput,
+)
 from fewshot.command.job import Job
 from fewshot.data import EpisodeData, Task
 from fewshot.loggers import conclude, continue_from
@@ -48,7 +60,10 @@ def execute(job: Job) -> None:
     throughput, scores = Throughput(), Scores()
     callbacks = [*dict.fromkeys((chosen, last)), throughput, scores, Progress(), *instantiate(cfg.callbacks).values()]
     callbacks += [Recipe(job.recipe), Stopping(folder / "last.ckpt"), Collapse(), Dashboard()]
-    callbacks += [Figures(out / "figures")] if cfg.figures else []
+    if cfg.figures:
+        figures = out / "figures"
+        # The last one sends what the others have drawn.
+        callbacks += [Confusion(figures, scores), Embedding(figures), InnerSteps(figures), Figures(figures)]
     loggers = list(instantiate(cfg.logger).values())
     if not task.val_episodes:
         cfg.trainer.limit_val_batches = 0

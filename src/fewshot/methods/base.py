@@ -41,6 +41,7 @@ class Method(BatchNormProtocol):
     """
 
     inner_steps = 0
+    test_steps = 0  # inner steps in evaluation, of methods that take any
 
     def __init__(
         self,
@@ -224,17 +225,13 @@ class Method(BatchNormProtocol):
             yield self.each(lambda e: {"logits": self.predictor(e)(e.query_x).logits}, chunk)["logits"]
 
     def _evaluate(self, episodes: Episode) -> Terms:
-        logits, labels = self.logits(episodes), episodes.query_y
-        return {
-            "logits": logits,
-            "accuracy": (logits.argmax(-1) == labels).float().mean(1),
-            "loss": F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1),
-        }
+        logits = self.logits(episodes)
+        return {"logits": logits} | scores(logits, episodes.query_y)
 
     def validation_step(self, episodes: Episode, batch_idx: int) -> None:
-        scores = self._evaluate(episodes)
+        found = self._evaluate(episodes)
         for name, mean in (("accuracy", self.val_accuracy), ("loss", self.val_loss)):
-            mean.update(scores[name])
+            mean.update(found[name])
             self.log(f"val/{name}", mean, prog_bar=name == "accuracy", batch_size=len(episodes))
 
     def test_step(self, episodes: Episode, batch_idx: int) -> dict[str, Any]:
@@ -243,6 +240,14 @@ class Method(BatchNormProtocol):
     def pictures(self, episode: Episode) -> dict[str, Tensor]:
         """Images that show what the method does on one task, by row label; most methods have none."""
         return {}
+
+
+def scores(logits: Tensor, labels: Tensor) -> Terms:
+    """Accuracy and cross-entropy ``(B,)`` of the query images of each task: ``(B, N*Q, N)`` and ``(B, N*Q)``."""
+    return {
+        "accuracy": (logits.argmax(-1) == labels).float().mean(1),
+        "loss": F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1),
+    }
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

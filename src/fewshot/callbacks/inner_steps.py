@@ -1,0 +1,52 @@
+"""How well a classifier does after each inner step of a test task."""
+
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from fewshot.methods import Method
+from fewshot.methods.base import scores
+from fewshot.methods.trajectory import adapting, trajectory
+from fewshot.report.inner_steps import Curve, draw
+
+
+class InnerSteps(pl.Callback):
+    """Writes ``inner_steps.csv`` into ``folder`` and draws it as ``inner_steps.png``.
+
+    As figure 3 of Finn et al. 2017, for classification. Methods without an inner loop leave neither file.
+
+    Args:
+        folder: for the two files.
+        episodes: the first so many test episodes.
+        steps: every number of inner steps up to this one; where a test takes more, ten numbers between them too.
+    """
+
+    def __init__(self, folder: str | Path, episodes: int = 100, steps: int = 10) -> None:
+        self.folder, self.episodes, self.steps = Path(folder), episodes, steps
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        host = adapting(pl_module)
+        if host is None or not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        sampler = data.sampler("test")
+        steps = self._numbers(host.test_steps)
+        found = []
+        with trainer.precision_plugin.test_step_context():
+            for numbers in torch.arange(min(self.episodes, data.task.test_episodes)).split(data.eval_batch):
+                episodes = sampler(numbers)
+                logits = trajectory(pl_module, episodes, steps)  # (B, S, N*Q, N)
+                each = [scores(logits[:, place], episodes.query_y) for place in range(len(steps))]
+                found.append(torch.stack([torch.stack([of["accuracy"], of["loss"]]) for of in each]).cpu())
+        accuracy, loss = torch.cat(found, dim=2).double().numpy().transpose(1, 0, 2)
+        curve = Curve.of(steps, accuracy, loss)
+        curve.write(self.folder / "inner_steps.csv")
+        draw(curve, self.folder / "inner_steps.png", host.test_steps)
+
+    def _numbers(self, test_steps: int) -> list[int]:
+        """Numbers of steps, increasing, that of a test among them."""
+        further = np.linspace(self.steps, max(self.steps, test_steps), 11).round().astype(int).tolist()
+        return sorted({*range(self.steps + 1), *further})

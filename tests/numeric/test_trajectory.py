@@ -1,0 +1,56 @@
+"""Predictions after each inner step are those of fits of so many steps."""
+
+import pytest
+import torch
+
+from fewshot.data import EpisodeSampler
+from fewshot.inner import LoopEngine, VmapEngine
+from fewshot.methods.trajectory import adapting, trajectory
+from made_up import made_up_split
+from methods_table import WAYS, build
+
+ADAPTING = ("maml", "anil", "meta_sgd", "maml_pseudo", "reptile", "baseline", "baseline_pp", "metagan")
+STEPS = (0, 1, 3, 6)
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def episodes():
+    sampler = EpisodeSampler(made_up_split(), WAYS, shots=1, queries=2, seed=0, unlabeled=2)
+    return sampler(torch.arange(3))
+
+
+@pytest.mark.parametrize("engine", [VmapEngine(2), LoopEngine()], ids=["vmap", "loop"])
+@pytest.mark.parametrize("name", ADAPTING)
+def test_a_trajectory_passes_through_the_fits_of_every_length(name, engine):
+    method = build(name, engine).eval()
+    host, tasks, state = adapting(method), episodes(), torch.get_rng_state()
+    before = host.test_steps
+    with torch.no_grad():
+        found = trajectory(method, tasks, STEPS)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert (host.test_steps, host.engine) == (before, engine)
+        assert found.shape == (3, len(STEPS), 2 * WAYS, WAYS)
+        for place, steps in enumerate(STEPS):
+            host.test_steps = steps
+            torch.testing.assert_close(found[:, place], method.logits(tasks), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(found[:, 0], found[:, -1])
+
+
+@pytest.mark.parametrize("name", ["protonet", "metagan_protonet", "nearest"])
+def test_methods_without_an_inner_loop_have_none(name):
+    assert adapting(build(name, VmapEngine())) is None
+
+
+def test_a_failure_on_the_way_leaves_the_method_as_it_was(monkeypatch):
+    engine = LoopEngine()
+    method = build("maml", engine).eval()
+    monkeypatch.setattr(method, "predictor", lambda episode: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trajectory(method, episodes(), STEPS)
+    assert (method.test_steps, method.engine) == (3, engine)
