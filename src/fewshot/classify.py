@@ -1,7 +1,5 @@
 """Label your own images: ``python -m fewshot.classify checkpoint=PATH support=DIR query=DIR [output=FILE.csv]``."""
 
-import csv
-import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -23,7 +21,7 @@ from fewshot.data.images import decode_all
 from fewshot.errors import UserError
 from fewshot.learner import Learner
 from fewshot.report import confusion
-from fewshot.report.atomic import write_bytes
+from fewshot.report.atomic import write_csv
 
 USAGE = """usage: python -m fewshot.classify checkpoint=PATH support=DIR query=DIR [KEY=VALUE ...]
 
@@ -237,12 +235,9 @@ def _counts(labelled: Labelled) -> np.ndarray | None:
 
 def write(labelled: Labelled, output: Path) -> list[Path]:
     """The CSV, and with a truth the confusion matrix; which files."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("file", "predicted", "probability", *labelled.classes))
-    for file, predicted, row in zip(labelled.files, labelled.predicted, labelled.probabilities.tolist(), strict=True):
-        writer.writerow((file, predicted, f"{max(row):.6f}", *(f"{value:.6f}" for value in row)))
-    write_bytes(output, stream.getvalue().encode())
+    images = zip(labelled.files, labelled.predicted, labelled.probabilities.tolist(), strict=True)
+    rows = ((file, predicted, *(f"{value:.6f}" for value in (max(row), *row))) for file, predicted, row in images)
+    write_csv(output, ("file", "predicted", "probability", *labelled.classes), rows)
     counts = _counts(labelled)
     if counts is None:
         return [output]

@@ -1,7 +1,5 @@
 """The files that a finished run leaves: ``result.json``, ``episodes.csv`` and ``calibration.csv``."""
 
-import csv
-import io
 import json
 import platform
 import subprocess
@@ -13,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from fewshot import __version__
-from fewshot.report.atomic import write_bytes
+from fewshot.report.atomic import write_bytes, write_csv
 from fewshot.report.calibration import FILE, Bins
 
 
@@ -29,11 +27,7 @@ def validation_accuracy(folder: Path) -> float | None:
 
 def write_episodes(folder: Path, rows: Iterable[tuple[int, float, str]]) -> None:
     """``episodes.csv``: one row a test episode."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("episode", "accuracy", "fingerprint"))
-    writer.writerows(rows)
-    write_bytes(folder / "episodes.csv", stream.getvalue().encode())
+    write_csv(folder / "episodes.csv", ("episode", "accuracy", "fingerprint"), rows)
 
 
 def write_calibration(folder: Path, bins: Bins) -> None:

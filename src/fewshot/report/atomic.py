@@ -1,7 +1,9 @@
 """Write a file whole or not at all."""
 
+import csv
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -30,6 +32,15 @@ def write_bytes(target: Path, content: bytes, keep: Path | None = None) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def write_csv(target: Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """A line a row, as ``write_bytes`` does."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_bytes(target, stream.getvalue().encode())
 
 
 def write_png(target: Path, figure: Figure) -> None:

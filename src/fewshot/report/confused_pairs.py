@@ -4,8 +4,6 @@ Two classes can be confused only in tasks that hold both, and how many do is cha
 the queries of class a that were called b, among those in tasks with b.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.report.atomic import write_bytes
+from fewshot.report.atomic import write_csv
 
 Integers = NDArray[np.int64]
 
@@ -77,10 +75,7 @@ class ConfusedPairs:
 
     def write(self, names: Sequence[str], file: Path) -> None:
         """As CSV: a row for each class with itself, and one for each confusion that happened."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("true", "predicted", "queries", "called", "share"))
-        for place in np.flatnonzero((self.true == self.predicted) | (self.called > 0)):
-            pair = (names[self.true[place]], names[self.predicted[place]])
-            writer.writerow((*pair, self.queries[place], self.called[place], f"{self.share[place]:.6g}"))
-        write_bytes(file, stream.getvalue().encode())
+        kept = (self.true == self.predicted) | (self.called > 0)
+        pairs = zip(*(x[kept] for x in (self.true, self.predicted, self.queries, self.called, self.share)), strict=True)
+        rows = ((names[true], names[predicted], *counts, f"{share:.6g}") for true, predicted, *counts, share in pairs)
+        write_csv(file, ("true", "predicted", "queries", "called", "share"), rows)

@@ -1,7 +1,5 @@
 """Confusion matrices: rows are true classes, columns predicted ones."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,18 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fewshot.report.atomic import write_bytes, write_png
+from fewshot.report.atomic import write_csv, write_png
 
 _MOST_TEXTS = 30  # classes, beyond which there is no room for a text in each cell
 
 
 def write_counts(counts: NDArray[np.int64], classes: Sequence[str], file: Path) -> None:
     """``counts`` ``(N, N)`` of true classes (rows) and predicted ones (columns) as CSV."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("true", *classes))
-    writer.writerows((name, *row) for name, row in zip(classes, counts.tolist(), strict=True))
-    write_bytes(file, stream.getvalue().encode())
+    write_csv(file, ("true", *classes), ((name, *row) for name, row in zip(classes, counts.tolist(), strict=True)))
 
 
 def draw(counts: NDArray[np.int64], classes: Sequence[str], file: Path) -> None:

@@ -1,7 +1,5 @@
 """Accuracy and loss on the query images of test tasks, against the number of inner steps."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -12,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from fewshot.metrics import interval
-from fewshot.report.atomic import write_bytes, write_png
+from fewshot.report.atomic import write_csv, write_png
 
 Floats = NDArray[np.float64]
 
@@ -50,11 +48,7 @@ class Curve:
         return Curve(tuple(points), accuracy.shape[1])
 
     def write(self, file: Path) -> None:
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Point))
-        writer.writerows(map(astuple, self.points))
-        write_bytes(file, stream.getvalue().encode())
+        write_csv(file, (field.name for field in fields(Point)), map(astuple, self.points))
 
 
 def draw(curve: Curve, target: Path, used: int) -> None:
