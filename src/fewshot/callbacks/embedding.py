@@ -1,7 +1,6 @@
 """Where a method puts the images of test tasks."""
 
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -24,24 +23,16 @@ class Embedding(pl.Callback):
     def __init__(self, folder: str | Path, episodes: int = 4) -> None:
         self.folder, self.episodes = Path(folder), episodes
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if batch_idx or not trainer.is_global_zero:
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Method)
-        episodes = outputs["episodes"][: self.episodes]
-        # The first process has every so-many-th of the test tasks.
-        numbers = torch.arange(len(episodes)) * trainer.world_size
-        sampler = trainer.datamodule.sampler("test")  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        sampler, numbers = data.sampler("test"), torch.arange(min(self.episodes, data.task.test_episodes))
         names = [[sampler.class_names[c] for c in classes] for classes in sampler.classes(numbers).tolist()]
-        tasks = [_embedded(pl_module, episodes[task], int(numbers[task]), names[task]) for task in range(len(episodes))]
+        with trainer.precision_plugin.test_step_context():
+            episodes = sampler(numbers)
+            tasks = [_embedded(pl_module, episodes[task], task, names[task]) for task in range(len(episodes))]
         draw(tasks, self.folder / "embedding.png")
 
 
