@@ -189,6 +189,13 @@ def test_too_many_ways_are_one_line_for_all_splits(classes, ways, message):
         data.setup()
 
 
+def test_episodes_are_those_of_earlier_versions():
+    """Runs are compared on the fingerprints of their episodes, also with runs of long ago."""
+    episodes = EpisodeSampler(made_up_split(), 5, 2, 3, 0, rotations=True, unlabeled=1)(torch.arange(2))
+    found = [f"{number & (1 << 64) - 1:016x}" for number in episodes.fingerprint.tolist()]
+    assert found == ["c6275998becc5f8f", "ed6105f729e04eab"]
+
+
 @pytest.mark.parametrize("rotations", [True, "random"])
 def test_images_kept_in_all_turns_are_an_economy_of_time_only(rotations, monkeypatch):
     split, index = made_up_split(), torch.arange(6)

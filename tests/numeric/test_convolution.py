@@ -8,15 +8,25 @@ from fewshot.networks import convolution
 from fewshot.networks.convolution import Conv2d
 
 pytestmark = pytest.mark.usefixtures("float64")
-# channels, stride, padding, kernel; few channels and many take different ways, and a stride may pass the kernel.
-CASES = [(1, 2, 1, 3), (3, 1, 1, 3), (9, 2, 1, 3), (9, 3, 0, 2), (9, 2, 0, 1), (8, (2, 1), (1, 2), (3, 1))]
+# channels, stride, padding, kernel; few channels and many take different ways, a stride may pass the kernel, and a
+# patch may hold less than there are filters.
+FILTERS = 5
+CASES = [
+    (1, 2, 1, 3),
+    (1, 1, 1, (2, 1)),
+    (3, 1, 1, 3),
+    (9, 2, 1, 3),
+    (9, 3, 0, 2),
+    (9, 2, 0, 1),
+    (8, (2, 1), (1, 2), (3, 1)),
+]
 cases = pytest.mark.parametrize(("channels", "stride", "padding", "kernel"), CASES)
 
 
 def pair(channels, stride, padding, kernel) -> tuple[Conv2d, nn.Conv2d]:
     torch.manual_seed(0)
-    ours = Conv2d(channels, 2, kernel, stride=stride, padding=padding)
-    theirs = nn.Conv2d(channels, 2, kernel, stride=stride, padding=padding)
+    ours = Conv2d(channels, FILTERS, kernel, stride=stride, padding=padding)
+    theirs = nn.Conv2d(channels, FILTERS, kernel, stride=stride, padding=padding)
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
@@ -45,7 +55,7 @@ def test_weights_of_each_task_equal_a_loop_over_tasks(channels, stride, padding,
     ours, _ = pair(channels, stride, padding, kernel)
     x = torch.randn(2, 3, channels, 6, 7, requires_grad=True)
     w = torch.randn(2, *ours.weight.shape, requires_grad=True)
-    b = torch.randn(2, 2, requires_grad=True)
+    b = torch.randn(2, FILTERS, requires_grad=True)
 
     def one(x, w, b):
         return torch.func.functional_call(ours, {"weight": w, "bias": b}, (x,))
@@ -62,7 +72,7 @@ def test_weights_of_each_task_equal_a_loop_over_tasks(channels, stride, padding,
 
 @pytest.mark.parametrize("shared", ["images", "weights"])
 def test_what_tasks_share_is_broadcast(shared):
-    ours, _ = pair(*CASES[2])
+    ours, _ = pair(*CASES[3])
     x, w = torch.randn(2, 3, 9, 6, 6), torch.randn(2, *ours.weight.shape)
     dims = (None, 0) if shared == "images" else (0, None)
     given = (x[0], w) if shared == "images" else (x, w[0])
