@@ -71,9 +71,10 @@ def test_weights_of_each_task_equal_a_loop_over_tasks(channels, stride, padding,
 
 
 @pytest.mark.parametrize("shared", ["images", "weights"])
-def test_what_tasks_share_is_broadcast(shared):
-    ours, _ = pair(*CASES[3])
-    x, w = torch.randn(2, 3, 9, 6, 6), torch.randn(2, *ours.weight.shape)
+@cases
+def test_what_tasks_share_is_broadcast(channels, stride, padding, kernel, shared):
+    ours, _ = pair(channels, stride, padding, kernel)
+    x, w = torch.randn(2, 3, channels, 6, 6), torch.randn(2, *ours.weight.shape)
     dims = (None, 0) if shared == "images" else (0, None)
     given = (x[0], w) if shared == "images" else (x, w[0])
 
@@ -87,9 +88,10 @@ def test_what_tasks_share_is_broadcast(shared):
         )
 
 
-def test_second_derivatives_equal_finite_differences():
-    ours, _ = pair(2, 2, 1, 3)
-    x = torch.randn(1, 2, 4, 4, requires_grad=True)
+@pytest.mark.parametrize("channels", [2, 3])
+def test_second_derivatives_equal_finite_differences(channels):
+    ours, _ = pair(channels, 2, 1, 3)
+    x = torch.randn(1, channels, 4, 4, requires_grad=True)
 
     def function(x, w):
         return torch.func.functional_call(ours, {"weight": w}, (x,))

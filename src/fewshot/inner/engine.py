@@ -5,7 +5,7 @@ the gradient steps inside, so engines are interchangeable and one test compares 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,9 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.inner.gradient import InnerLoss, Params, gradient
+from fewshot.inner.gradient import InnerLoss, Params, Rates, gradient, move
 
-Rates = Mapping[str, Tensor | float]
 TaskFunction = Callable[[Episode], dict[str, Tensor]]
 
 
@@ -67,8 +66,13 @@ class Engine(ABC):
             gradients = gradient(loss, params, step, create_graph=second_order)
             return {name: value - rates[name] * gradients[name] for name, value in params.items()}
 
-        again = self.checkpoint and second_order and torch.is_grad_enabled()
+        graph = second_order and torch.is_grad_enabled()
+        again = self.checkpoint and graph
+        fixed = {name: rate for name, rate in rates.items() if isinstance(rate, float)}
         for step in range(steps):
+            if step and not graph and len(fixed) == len(rates):  # what the first step began from is not ours
+                move(loss, params, fixed, step)
+                continue
             params = checkpoint(after, params, step, use_reentrant=False) if again else after(params, step)
         return params
 

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from fewshot.errors import UserError
-from fewshot.inner.engine import LoopEngine, Rates
-from fewshot.inner.gradient import InnerLoss, Params
+from fewshot.inner.engine import LoopEngine
+from fewshot.inner.gradient import InnerLoss, Params, Rates
 
 INSTALL = "pip install --no-deps -r requirements-learn2learn.txt"
 # What it imports on the way to parts that nobody here uses.

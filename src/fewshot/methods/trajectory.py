@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fewshot.episode import Episode
 from fewshot.inner import Engine
-from fewshot.inner.engine import Rates, TaskFunction
-from fewshot.inner.gradient import InnerLoss, Params
+from fewshot.inner.engine import TaskFunction
+from fewshot.inner.gradient import InnerLoss, Params, Rates
 from fewshot.methods.base import Method
 from fewshot.methods.metagan import MetaGAN
 

@@ -1,12 +1,14 @@
 """Convolutions with weights of each task's own, fast under second-order gradients.
 
-A convolution y = x * w is linear in both, and so are its two gradients: each of the three can be written as
-the derivative of another. Three functions that are each other's derivatives are therefore closed under
-differentiation, and none needs autograd's double-backward of a convolution, which is slow.
-
 Under ``torch.func.vmap`` tasks bring weights of their own. A grouped convolution would serve, slowly: here
-images become rows of patches, and all tasks go through one batched matrix product. Memory is channels-last
-throughout, so that rows need no transposition.
+images become rows of patches, and all tasks go through one batched matrix product. Patches and their transpose are
+each other's derivatives, and a product's are products: what is patched once serves all derivatives.
+
+Where the library's own kernels are faster, y = x * w is linear in both, and so are its two gradients: each of
+the three can be written as the derivative of another. Three functions that are each other's derivatives are
+closed under differentiation, and none needs autograd's double-backward of a convolution, which is slow.
+
+Memory is channels-last throughout, so that rows need no transposition.
 """
 
 from collections.abc import Sequence
@@ -35,56 +37,105 @@ class Conv2d(nn.Conv2d):
             raise ValueError("Conv2d takes neither dilation, groups, padding modes nor padding by name")
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _Convolve.apply(x, self.weight, self.stride, self.padding)
+        few = x.shape[-3] < _FEW_SHARED and not x.is_cuda
+        convolve = _product if few else _Convolve.apply
+        y = convolve(x, self.weight, self.stride, self.padding)  # type: ignore[arg-type]
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
 
-# The three linear maps, of images (n, C, H, W), outputs (n, O, H', W') and weights (O, C, h, w); each of them
-# with an axis T of tasks in front, or none.
+def _product(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """Images ``(..., n, C, H, W)`` convolved with weights ``(..., O, C, h, w)``: ``(..., n, O, H', W')``."""
+    rows = _Patches.apply(x, (w.shape[-2], w.shape[-1]), stride, padding)
+    product = rows.flatten(-4, -2) @ w.movedim(-3, -1).flatten(-3).mT
+    return product.view(*rows.shape[:-1], -1).movedim(-1, -3)
+
+
+class _Patches(torch.autograd.Function):
+    """``(..., n, H', W', h w C)``: what each output of a convolution sees of ``(..., n, C, H, W)``."""
+
+    @staticmethod
+    def forward(x: Tensor, size: Pair, stride: Pair, padding: Pair) -> Tensor:
+        *batch, channels, high, wide = x.shape
+        x = x.reshape(-1, channels, high, wide).permute(0, 2, 3, 1)
+        x = F.pad(x, (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
+        out = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip((high, wide), padding, size, stride, strict=True)]
+        a, b, c, d = x.stride()
+        view = x.as_strided((len(x), *out, *size, channels), (a, b * stride[0], c * stride[1], b, c, d))
+        return view.reshape(*batch, *out, -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, *ctx.how = inputs
+        ctx.shape = x.shape
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple:
+        return _Fold.apply(g, *ctx.how, ctx.shape), None, None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple, x: Tensor, size: Pair, stride: Pair, padding: Pair) -> tuple[Tensor, int]:
+        return _Patches.apply(x.movedim(dims[0], 0), size, stride, padding), 0
+
+
+class _Fold(torch.autograd.Function):
+    """The transpose of ``_Patches``: each place of ``shape`` receives the sum over the patches that it is in."""
+
+    @staticmethod
+    def forward(rows: Tensor, size: Pair, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
+        *batch, channels, high, wide = shape
+        out = rows.shape[-3:-1]
+        patches = rows.reshape(-1, *out, *size, channels)
+        x = rows.new_empty(len(patches), high + 2 * padding[0], wide + 2 * padding[1], channels)
+        if size[0] < stride[0] or size[1] < stride[1]:
+            x.zero_()
+        x[:, out[0] * stride[0] :].zero_()  # what no first visit below reaches
+        x[:, :, out[1] * stride[1] :].zero_()
+        for i in range(size[0]):
+            for j in range(size[1]):
+                last = i + stride[0] * (out[0] - 1) + 1, j + stride[1] * (out[1] - 1) + 1
+                here = x[:, i : last[0] : stride[0], j : last[1] : stride[1]]
+                if i < stride[0] and j < stride[1]:
+                    here.copy_(patches[:, :, :, i, j])
+                else:
+                    here.add_(patches[:, :, :, i, j])
+        x = x[:, padding[0] : padding[0] + high, padding[1] : padding[1] + wide]
+        return x.permute(0, 3, 1, 2).view(*batch, channels, high, wide)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _, *ctx.how, _ = inputs
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> tuple:
+        return _Patches.apply(x, *ctx.how), None, None, None, None
+
+
+# The library's kernels: images (n, C, H, W), outputs (n, O, H', W') and weights (O, C, h, w); task by task where
+# each has an axis of tasks in front.
 
 
 def _convolve(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    if _task_by_task(x, stride):
+    if x.ndim == 5:
         return _stack([_convolve(*task, stride, padding) for task in zip(x, w, strict=True)])
-    if x.ndim == 4 and not _as_product(x):
-        return torch.conv2d(_nhwc(x), _nhwc(w), None, stride, padding)
-    rows = _patches(x, _size(w), stride, padding)
-    return _image(_matrix(rows) @ _filters(w).mT, rows)
+    return torch.conv2d(_nhwc(x), _nhwc(w), None, stride, padding)
 
 
 def _input_gradient(g: Tensor, w: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
-    if g.ndim == 5 and _task_by_task(g.new_empty(1).expand(shape), stride):
+    if g.ndim == 5:
         return _stack([_input_gradient(*task, stride, padding, shape[1:]) for task in zip(g, w, strict=True)])
-    if g.ndim == 4:
-        return _backward(g, g.new_empty(1).expand(shape), w, stride, padding, (True, False, False))[0]
-    return _fold((_rows(g) @ _filters(w)), g, _size(w), stride, padding, shape)
+    return _backward(g, g.new_empty(1).expand(shape), w, stride, padding, (True, False, False))[0]
 
 
 def _weight_gradient(x: Tensor, g: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
-    if _task_by_task(x, stride):
+    if x.ndim == 5:
         return _stack([_weight_gradient(*task, stride, padding, shape[1:]) for task in zip(x, g, strict=True)])
-    if x.ndim == 4 and not _as_product(x):
-        return _backward(g, x, g.new_empty(1).expand(shape), stride, padding, (False, True, False))[1]
-    rows = _matrix(_patches(x, _size(shape), stride, padding))
-    *tasks, outputs, channels, high, wide = shape
-    # A product with few columns is slow.
-    flat = (rows.mT @ _rows(g)).mT.contiguous() if rows.shape[-1] < outputs else _rows(g).mT @ rows
-    return flat.view(*tasks, outputs, high, wide, channels).movedim(-1, -3)
+    return _backward(g, x, g.new_empty(1).expand(shape), stride, padding, (False, True, False))[1]
 
 
 def _backward(g: Tensor, x: Tensor, w: Tensor, stride: Pair, padding: Pair, mask: tuple) -> tuple[Tensor, ...]:
     return torch.ops.aten.convolution_backward(
         _nhwc(g), _nhwc(x), _nhwc(w), None, stride, padding, (1, 1), False, (0, 0), 1, mask
     )
-
-
-def _as_product(x: Tensor) -> bool:
-    return not x.is_cuda and x.shape[-3] < (_FEW_CHANNELS if x.ndim == 5 else _FEW_SHARED)
-
-
-def _task_by_task(x: Tensor, stride: Pair) -> bool:
-    rows = x.shape[-4] * x.shape[-2] * x.shape[-1] // (stride[0] * stride[1])
-    return x.ndim == 5 and not x.is_cuda and not _as_product(x) and rows >= _MANY_ROWS
 
 
 def _stack(images: list[Tensor]) -> Tensor:
@@ -94,63 +145,6 @@ def _stack(images: list[Tensor]) -> Tensor:
 
 def _nhwc(x: Tensor) -> Tensor:
     return x if x.stride()[0] == 0 else x.contiguous(memory_format=_CL)
-
-
-def _size(w: Tensor | Shape) -> Pair:
-    shape = w.shape if isinstance(w, Tensor) else w
-    return shape[-2], shape[-1]
-
-
-def _filters(w: Tensor) -> Tensor:
-    """``(T, O, h w C)``."""
-    return w.movedim(-3, -1).flatten(-3)
-
-
-def _rows(g: Tensor) -> Tensor:
-    """``(T, n H' W', O)``."""
-    return _matrix(g.movedim(-3, -1))
-
-
-def _matrix(rows: Tensor) -> Tensor:
-    return rows.flatten(-4, -2)
-
-
-def _image(matrix: Tensor, rows: Tensor) -> Tensor:
-    """``(T, n, O, H', W')`` from a row for each place."""
-    return matrix.view(*rows.shape[:-1], -1).movedim(-1, -3)
-
-
-def _patches(x: Tensor, size: Pair, stride: Pair, padding: Pair) -> Tensor:
-    """``(T, n, H', W', h w C)``: what each output sees."""
-    *batch, channels, high, wide = x.shape
-    x = x.reshape(-1, channels, high, wide).permute(0, 2, 3, 1)
-    x = F.pad(x, (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
-    out = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip((high, wide), padding, size, stride, strict=True)]
-    a, b, c, d = x.stride()
-    view = x.as_strided((len(x), *out, *size, channels), (a, b * stride[0], c * stride[1], b, c, d))
-    return view.reshape(*batch, *out, -1)
-
-
-def _fold(flat: Tensor, g: Tensor, size: Pair, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
-    """The transpose of ``_patches``: each place receives the sum over the patches that it is in."""
-    *batch, channels, high, wide = shape
-    out = g.shape[-2:]
-    patches = flat.view(-1, *out, *size, channels)
-    x = flat.new_empty(len(patches), high + 2 * padding[0], wide + 2 * padding[1], channels)
-    if size[0] < stride[0] or size[1] < stride[1]:
-        x.zero_()
-    x[:, out[0] * stride[0] :].zero_()  # what no first visit below reaches
-    x[:, :, out[1] * stride[1] :].zero_()
-    for i in range(size[0]):
-        for j in range(size[1]):
-            last = i + stride[0] * (out[0] - 1) + 1, j + stride[1] * (out[1] - 1) + 1
-            here = x[:, i : last[0] : stride[0], j : last[1] : stride[1]]
-            if i < stride[0] and j < stride[1]:
-                here.copy_(patches[:, :, :, i, j])
-            else:
-                here.add_(patches[:, :, :, i, j])
-    x = x[:, padding[0] : padding[0] + high, padding[1] : padding[1] + wide]
-    return x.permute(0, 3, 1, 2).view(*batch, channels, high, wide)
 
 
 # The same three for autograd; of them only the first meets vmap, since gradients are taken below it.
@@ -178,7 +172,10 @@ class _Convolve(torch.autograd.Function):
         if dims[1] is None:  # shared weights: one pass for all tasks
             x = x.movedim(dims[0], 0)
             return _Convolve.apply(x.flatten(0, 1), w, stride, padding).unflatten(0, x.shape[:2]), 0
-        return _Convolve.apply(*in_front(info, dims, x, w), stride, padding), 0
+        x, w = in_front(info, dims, x, w)
+        rows = x.shape[-4] * x.shape[-2] * x.shape[-1] // (stride[0] * stride[1])
+        by_task = not x.is_cuda and x.shape[-3] >= _FEW_CHANNELS and rows >= _MANY_ROWS
+        return (_Convolve.apply if by_task else _product)(x, w, stride, padding), 0
 
 
 class _InputGradient(torch.autograd.Function):
