@@ -1,6 +1,7 @@
 """Label your own images: ``python -m fewshot.classify checkpoint=PATH support=DIR query=DIR [output=FILE.csv]``."""
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,12 +32,13 @@ USAGE = """usage: python -m fewshot.classify checkpoint=PATH support=DIR query=D
   output=FILE.csv   write the labels here; with classes also FILE_confusion.csv and .png
   unlabeled=DIR     images without labels, for methods that use them
   bn=PROTOCOL       transductive, support or running; the run's own, if left out
+  views=8           the mean over so many versions of all images, turned, scaled and shifted a little
   generator=false   let a MetaGAN adapt without generated images
   invert=true       dark strokes on white for a network of bright ones; the run's own, if left out
 """
 REQUIRED = ("checkpoint", "support", "query")
 SWITCHES = ("generator", "invert")
-KEYS = (*REQUIRED, "output", "unlabeled", "bn", *SWITCHES)
+KEYS = (*REQUIRED, "output", "unlabeled", "bn", "views", *SWITCHES)
 SHOWN = 40
 
 
@@ -97,6 +99,8 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
             raise UserError(f"{key} is given twice")
         if key in SWITCHES and value not in ("true", "false"):
             raise UserError(f"{argument}: true or false")
+        if key == "views" and not re.fullmatch("[1-9][0-9]{0,2}", value):
+            raise UserError(f"{argument}: a number from 1 to 999")
         settings[key] = value
     if missing := [key for key in REQUIRED if key not in settings]:
         raise UserError(f"{' and '.join(f'{key}=...' for key in missing)} must be given")
@@ -115,6 +119,7 @@ def run(settings: dict[str, str]) -> None:
     labelled = label(
         learner, Path(settings["support"]), Path(settings["query"]),
         Path(settings["unlabeled"]) if "unlabeled" in settings else None, settings.get("generator") != "false",
+        int(settings.get("views", 1)),
     )  # fmt: skip
     console = Console(highlight=False)
     show(labelled, console)
@@ -125,7 +130,9 @@ def run(settings: dict[str, str]) -> None:
             console.print(f"wrote {file}", soft_wrap=True, markup=False)
 
 
-def label(learner: Learner, support: Path, query: Path, unlabeled: Path | None, generator: bool) -> Labelled:
+def label(
+    learner: Learner, support: Path, query: Path, unlabeled: Path | None, generator: bool = True, views: int = 1
+) -> Labelled:
     """Fit ``learner`` to the folder ``support`` and label the images of ``query``.
 
     Raises:
@@ -141,7 +148,7 @@ def label(learner: Learner, support: Path, query: Path, unlabeled: Path | None, 
         extra, _ = _decode(
             learner, [file.path for file in list_images(_folder(unlabeled, "unlabeled"))], unlabeled, "unlabeled"
         )
-    predict = learner.fit(x, labels, extra, generator)
+    predict = learner.fit(x, labels, extra, generator, views)
     files = list_images(_folder(query, "query"))
     pixels, rows = _decode(learner, [file.path for file in files], query, "query")
     names = [str(Path(files[row].path).relative_to(query)) for row in rows]

@@ -1,13 +1,14 @@
 """A trained method on images of one's own: ``predict = learner.fit(images, labels)``, then ``predict(images)``."""
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fewshot import counter
+from fewshot.data.affine import Affine
 from fewshot.data.images import decode_all
 from fewshot.episode import Episode
 from fewshot.errors import UserError
@@ -17,6 +18,7 @@ from fewshot.networks.norm import batch_norms
 
 Images = Tensor | Sequence[str | Path]
 AT_ONCE = 300  # query images in one pass
+_SUPPORT, _QUERY = range(2)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,12 @@ class Learner:
     needs_unlabeled: bool = False
 
     def fit(
-        self, images: Images, labels: Sequence[Hashable], unlabeled: Images | None = None, generator: bool = True
+        self,
+        images: Images,
+        labels: Sequence[Hashable],
+        unlabeled: Images | None = None,
+        generator: bool = True,
+        views: int = 1,
     ) -> "Classifier":
         """Adapt to a support set: any number of classes and of images of each, as far as the method allows it.
 
@@ -49,11 +56,15 @@ class Learner:
             labels: one for each image.
             unlabeled: images of the same classes, for the methods that use them.
             generator: False lets a MetaGAN adapt as its classifier alone would, without generated images.
+            views: the method adapts to so many versions of the images, and probabilities are means over them: as
+                they are, and turned, scaled, sheared and shifted by little (see ``fewshot.data.affine``).
 
         Raises:
             UserError: the images are not what the network takes, there are fewer than two classes, or the
                 method cannot take the task.
         """
+        if views < 1:
+            raise UserError(f"views={views}: must be at least 1")
         x, classes = self.pixels(images), sorted(set(labels), key=str)
         if len(labels) != len(x):
             raise UserError(f"{len(x)} support images, but {len(labels)} labels")
@@ -76,7 +87,11 @@ class Learner:
         if isinstance(method, MetaGAN) and not generator:
             method = method.classifier
         with torch.no_grad():
-            return Classifier(classes, method.predictor(episode), self.pixels)
+            predictors = [
+                method.predictor(replace(episode, support_x=_view(episode.support_x, view, together=False)))
+                for view in range(views)
+            ]
+        return Classifier(classes, predictors, self.pixels)
 
     def pixels(self, images: Images) -> Tensor:
         """``(M, C, S, S)`` as the network takes them.
@@ -100,16 +115,27 @@ class Learner:
         return (scaled.to(torch.get_default_dtype()) - self.mean) / self.std
 
 
+def _view(x: Tensor, number: int, together: bool) -> Tensor:
+    """Images ``(M, C, S, S)`` each changed a little in its own way, or all ``together`` in one; view 0 as they are."""
+    if number == 0:
+        return x
+    key = counter.key(number)
+    if together:  # no image's view depends on its place among the others
+        return Affine()(x[:, None], counter.bits(key, _QUERY).expand(len(x)))[:, 0]
+    return Affine()(x[None], counter.bits(key, _SUPPORT)[None])[0]
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A method fit to a support set: images to labels.
 
     Attributes:
         classes: the labels, sorted.
+        predictors: one for each view of the images.
     """
 
     classes: list[Hashable]
-    predictor: Predictor
+    predictors: Sequence[Predictor]
     pixels: Callable[[Images], Tensor]
 
     def __call__(self, images: Images) -> list[Hashable]:
@@ -126,8 +152,12 @@ class Classifier:
         order = counter.bits(counter.key(1), torch.arange(len(x))).argsort()
         parts = x[order].tensor_split(-(-len(x) // AT_ONCE)) if len(x) else ()
         with torch.no_grad():
-            scores = [self.predictor(part).logits.softmax(1) for part in parts]
+            scores = [torch.stack([*self._views(part)]).mean(0) for part in parts]
         probabilities = torch.empty(len(x), len(self.classes))
         if scores:
             probabilities[order] = torch.cat(scores).float()
         return probabilities
+
+    def _views(self, x: Tensor) -> Iterator[Tensor]:
+        for view, predictor in enumerate(self.predictors):
+            yield predictor(_view(x, view, together=True)).logits.softmax(1)

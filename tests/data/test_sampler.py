@@ -196,7 +196,7 @@ def test_episodes_are_those_of_earlier_versions():
     assert found == ["c6275998becc5f8f", "ed6105f729e04eab"]
 
 
-@pytest.mark.parametrize("rotations", [True, "random"])
+@pytest.mark.parametrize("rotations", [True, "random", "mirrored"])
 def test_images_kept_in_all_turns_are_an_economy_of_time_only(rotations, monkeypatch):
     split, index = made_up_split(), torch.arange(6)
     kept = EpisodeSampler(split, 5, 2, 3, 0, rotations, 0.4, 0.3)
@@ -208,7 +208,7 @@ def test_images_kept_in_all_turns_are_an_economy_of_time_only(rotations, monkeyp
         assert torch.equal(made_now(index).tensors()[name], value), name
 
 
-@pytest.mark.parametrize("rotations", [False, True, "random"])
+@pytest.mark.parametrize("rotations", [False, True, "random", "mirrored"])
 def test_the_classes_of_an_episode_are_those_of_its_images(rotations):
     """Each query image is, turned as its class says, an image of the class that its label stands for."""
     split = made_up_split()
@@ -216,11 +216,12 @@ def test_the_classes_of_an_episode_are_those_of_its_images(rotations):
     index = torch.tensor([7, 2])
     episodes, classes = sampler(index), sampler.classes(index)
     assert classes.shape == (2, 5)
-    assert len(sampler.class_names) == len(set(sampler.class_names)) == 30 * (4 if rotations is True else 1)
+    assert len(sampler.class_names) == len(set(sampler.class_names)) == 30 * {True: 4, "mirrored": 8}.get(rotations, 1)
     for task in range(2):
         for x, y in zip(episodes.query_x[task], episodes.query_y[task], strict=True):
             name, *turn = sampler.class_names[classes[task, y]].split(", ")
             quarters = [int(turn[0].removesuffix("°")) // 90] if turn else range(4 if rotations else 1)
             first = 10 * split.classes.index(name)
             own = split.images[first : first + 10] / 255
+            own = own.flip(3) if turn[1:] == ["mirrored"] else own
             assert any(bool((torch.rot90(own, q, (2, 3)) == x).flatten(1).all(1).any()) for q in quarters)

@@ -280,7 +280,7 @@ class TestOrders:
         ({"label_fraction": 1.5}, "data.label_fraction=1.5: must be in \\(0, 1\\]"),
         ({"draw": "passes", "distractors": 1}, "distractor classes .* need draw=independent, not passes"),
         ({"draw": "shuffled"}, "task.draw=shuffled: choose one of independent, passes, in_order"),
-        ({"rotations": "often"}, "data.rotations=often: choose true, false or random"),
+        ({"rotations": "often"}, "data.rotations=often: choose true, false, random or mirrored"),
     ],
 )
 def test_episodes_that_cannot_be_drawn(options, message):

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from test_gradients import directional_error
+from torch import nn
 
 from fewshot import counter
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.inner import LoopEngine, VmapEngine
-from fewshot.networks import resnet12, resnet18
+from fewshot.networks import conv4, resnet12, resnet18
 from fewshot.networks.drop_block import DropBlock, drawing
 from made_up import made_up_split
 from methods_table import maml, outer_gradient, protonet
@@ -73,6 +74,17 @@ def test_shapes_of_the_blocks():
     x = torch.rand(2, 3, 84, 84)
     assert resnet18(3, 84).layers[:4](x).shape[2:] == (21, 21)
     assert resnet18(3, 84, small_images=True).layers[:3](x).shape[2:] == (84, 84)
+
+
+def test_conv4_has_as_many_filters_as_are_named():
+    backbone = conv4(1, 28, width=[2, 3, 4, 5], stride=False, mean_over_space=False, pooled=3)
+    assert [layer.weight.shape[:2] for layer in backbone.modules() if isinstance(layer, nn.Conv2d)] == [
+        (2, 1), (3, 2), (4, 3), (5, 4)
+    ]  # fmt: skip
+    assert backbone.shape == (5, 3, 3)
+    assert backbone(torch.rand(2, 1, 28, 28)).shape == (2, backbone.features)
+    with pytest.raises(ValueError, match="4 blocks, but filters of 3"):
+        conv4(1, 28, width=[2, 3, 4])
 
 
 def test_too_small_images_are_refused():

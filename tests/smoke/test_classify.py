@@ -126,6 +126,29 @@ def test_three_lines_of_python_are_the_command(checkpoint, folders, capsys):
     assert predict(flat) == [row["predicted"] for row in csv.DictReader(output.open())]
 
 
+@pytest.mark.parametrize("method", ["protonet", "maml"])
+def test_views_are_averaged(method, checkpoint, folders):
+    """The first view is the images as they are; the second has probabilities of its own."""
+    support = sorted((folders / "support").glob("*/*"))
+    learner, labels = fewshot.load(checkpoint(method), bn="support"), [file.parent.name for file in support]
+    flat = sorted((folders / "flat").iterdir())
+    one, two, again = (learner.fit(support, labels, views=views).probabilities(flat) for views in (1, 2, 2))
+    second = 2 * two - one
+    assert torch.equal(two, again)
+    assert (second - one).abs().max() > 1e-4
+    assert second.min() > -1e-6
+    torch.testing.assert_close(second.sum(1), torch.ones(len(flat)))
+    backwards = learner.fit(support, labels, views=2).probabilities(flat[::-1])
+    torch.testing.assert_close(backwards.flip(0), two, rtol=1e-4, atol=1e-5)
+
+
+def test_views_by_command(checkpoint, folders, capsys):
+    given = f"checkpoint={checkpoint('protonet')}", f"support={folders}/support", f"query={folders}/query"
+    assert classify(capsys, *given, "views=3")[0] == 0
+    status, _, error = classify(capsys, *given, "views=0")
+    assert (status, error) == (1, "error: views=0: a number from 1 to 999\n")
+
+
 def test_labels_do_not_depend_on_the_order_of_images(checkpoint, folders):
     files = sorted((folders / "flat").iterdir())
     labels = [file.name[0] for file in files]
@@ -268,7 +291,7 @@ def test_a_sorted_folder_is_not_cut_into_pieces_of_one_class(monkeypatch):
         return Prediction(torch.eye(4)[x[:, 0, 0, 0].long()] * 50, x)
 
     sorted_by_class = torch.arange(4.0).repeat_interleave(10).view(40, 1, 1, 1)
-    fit = learner.Classifier(list("abcd"), Predictor(remember, {}), lambda x: x)
+    fit = learner.Classifier(list("abcd"), [Predictor(remember, {})], lambda x: x)
     assert fit(sorted_by_class) == list("a" * 10 + "b" * 10 + "c" * 10 + "d" * 10)
     assert [len(piece) for piece in pieces] == [10] * 4
     assert all(len(piece.unique()) > 1 for piece in pieces)

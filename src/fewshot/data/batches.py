@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewshot import counter
 from fewshot.data.affine import Affine
-from fewshot.data.sampler import EpisodeSampler
+from fewshot.data.sampler import EpisodeSampler, copies
 from fewshot.data.split import Split
 from fewshot.episode import Episode
 
@@ -19,7 +19,8 @@ class ClassBatches(EpisodeSampler):
     """Draws minibatches in the form of episodes: the support set is empty, the query set has the images.
 
     Images are drawn independently, each labelled image as likely as any other. Labels are the classes of the
-    split; with ``rotations=True`` class c turned by r quarters is 4c + r, with ``random`` each image is turned anew.
+    split; with ``rotations=True`` class c turned by r quarters is 4c + r, and so of eight with ``mirrored``; with
+    ``random`` each image is turned anew.
 
     Args:
         split: the images, on the device where batches are wanted.
@@ -39,8 +40,7 @@ class ClassBatches(EpisodeSampler):
         label_fraction: float = 1.0,
         augment: Affine | None = None,
     ) -> None:
-        turns = 4 if rotations is True else 1
-        classes = len(split.classes) * turns
+        classes = len(split.classes) * copies(rotations)
         super().__init__(
             split, classes, 0, 1, seed, rotations, mean, std, label_fraction=label_fraction, augment=augment
         )

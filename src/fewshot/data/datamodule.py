@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fewshot.data.affine import Affine
 from fewshot.data.batches import ClassBatches
-from fewshot.data.sampler import EpisodeSampler
+from fewshot.data.sampler import EpisodeSampler, copies
 from fewshot.data.split import Split, assert_disjoint
 from fewshot.data.task import Task
 from fewshot.episode import Episode
@@ -51,7 +51,8 @@ class EpisodeData(pl.LightningDataModule):
         task: the numbers of an episode.
         seed: of the training episodes; those of validation and test depend on ``task.test_seed`` alone.
         steps: length of the training stream in meta-batches.
-        rotations: rotated copies are classes of their own, inside each split; or ``random``, see ``EpisodeSampler``.
+        rotations: rotated copies are classes of their own, inside each split; or ``mirrored`` or ``random``, see
+            ``EpisodeSampler``.
         mean, std: normalisation of pixels in [0, 1].
         eval_batch: episodes scored at once.
         label_fraction: the part of each training class's images that has labels.
@@ -109,7 +110,7 @@ class EpisodeData(pl.LightningDataModule):
             if training and self.task.train_batch:  # draws no tasks
                 continue
             key, rotations = ("train_ways", self.rotations) if training else ("ways", self.eval_rotations)
-            ways, classes = getattr(self.task, key), len(split.classes) * (4 if rotations is True else 1)
+            ways, classes = getattr(self.task, key), len(split.classes) * copies(rotations)
             if ways > classes:
                 lacking.setdefault(ways, []).append(f"{split.name} has {classes} class{'es' * (classes != 1)}")
                 most[key] = min(classes, most.get(key, classes))

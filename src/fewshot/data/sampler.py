@@ -19,8 +19,18 @@ _CLASS, _IMAGE, _SUPPORT, _QUERY, _TASK, _UNLABELED, _UNLABELED_QUERY, _TURN, _L
 _WITHIN, _GROUP, _AUGMENT = range(10, 13)
 _LABELS = 0x1ABE1  # seed of which images of a class are labelled: the same for every run
 DRAWS = ("independent", "passes", "in_order")
-ROTATIONS = (False, True, "random")
-MOST_TURNED = 320_000_000  # bytes of the images in four turns; of more, each batch is turned when it is drawn
+ROTATIONS = (False, True, "random", "mirrored")
+MOST_TURNED = 320_000_000  # bytes of the images in all turns; of more, each batch is turned when it is drawn
+
+
+def copies(rotations: bool | str) -> int:
+    """How many classes are made of each by ``data.rotations``."""
+    return {True: 4, "mirrored": 8}.get(rotations, 1)
+
+
+def oriented(x: Tensor, number: int) -> Tensor:
+    """Images ``(..., S, S)`` by ``number`` quarter turns; from 4 on mirrored, left and right, before that."""
+    return torch.rot90(x if number < 4 else x.flip(-1), number % 4, (-2, -1))
 
 
 class EpisodeSampler:
@@ -30,8 +40,8 @@ class EpisodeSampler:
         split: the images, on the device where episodes are wanted.
         ways, shots, queries: N, K and Q.
         seed: of the episode stream.
-        rotations: True offers each class four times, turned by 0, 90, 180 and 270 degrees; ``random`` turns
-            each class of a task by one of these.
+        rotations: True offers each class four times, turned by 0, 90, 180 and 270 degrees, and ``mirrored`` eight
+            times, also in the mirror; ``random`` turns each class of a task by one of the four.
         mean, std: pixels in [0, 1] become ``(x - mean) / std``.
         unlabeled, unlabeled_query: images without labels of each class, for support and query.
         distractors: D further classes that supply only images without labels.
@@ -74,7 +84,7 @@ class EpisodeSampler:
         self.unlabeled_tasks, self.draw, self.distinct = unlabeled_tasks, draw, distinct
         self.mean, self.std, self.within, self.augment = mean, std, within, augment
         if rotations not in ROTATIONS:
-            raise UserError(f"data.rotations={rotations}: choose true, false or random")
+            raise UserError(f"data.rotations={rotations}: choose true, false, random or mirrored")
         if draw not in DRAWS:
             raise UserError(f"task.draw={draw}: choose one of {', '.join(DRAWS)} (for task.train_draw too)")
         if not 0 < label_fraction <= 1:
@@ -86,7 +96,7 @@ class EpisodeSampler:
         height, width = split.images.shape[2:]
         if rotations and height != width:
             raise UserError(f"data.rotations={rotations} needs square images, not {height} x {width}")
-        self.turns = 4 if rotations is True else 1
+        self.turns = copies(rotations)
         device = split.images.device
         self.root = counter.key(seed, device=device)
         sizes = torch.tensor([ways * shots, ways * queries], device=device)
@@ -205,7 +215,8 @@ class EpisodeSampler:
         """Those of the split; where each turn of a class is a class of its own, with the turn."""
         if self.turns == 1:
             return list(self.split.classes)
-        return [f"{name}, {90 * turn}°" for name in self.split.classes for turn in range(self.turns)]
+        turns = [f"{90 * (number % 4)}°{', mirrored' * (number > 3)}" for number in range(self.turns)]
+        return [f"{name}, {turn}" for name in self.split.classes for turn in turns]
 
     def _keys(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The keys ``(B,)`` of the episodes of numbers ``index``, and these numbers where only some are distinct."""
@@ -278,15 +289,17 @@ class EpisodeSampler:
         images = self.split.images
         if not self.rotations:
             return images
-        if 4 * images.numel() > MOST_TURNED:
+        shown = max(4, self.turns)
+        if shown * images.numel() > MOST_TURNED:
             return None
-        return torch.cat([torch.rot90(images, turn, (2, 3)) for turn in range(4)])
+        return torch.cat([oriented(images, number) for number in range(shown)])
 
     def _turned(self, rows: Tensor, turns: Tensor) -> Tensor:
         """``(M, C, H, W)`` uint8."""
         if self.turned is not None:
             return self.turned.index_select(0, turns * len(self.split.images) + rows if self.rotations else rows)
         x = self.split.images.index_select(0, rows)
-        for turn in (1, 2, 3):
-            x = torch.where((turns == turn)[:, None, None, None], torch.rot90(x, turn, (2, 3)), x)
-        return x
+        result = x
+        for number in range(1, max(4, self.turns)):
+            result = torch.where((turns == number)[:, None, None, None], oriented(x, number), result)
+        return result

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -40,7 +41,7 @@ class MeanOverSpace(nn.Module):
 def conv4(
     channels: int,
     image_size: int,
-    width: int = 64,
+    width: int | Sequence[int] = 64,
     depth: int = 4,
     stride: bool = True,
     mean_over_space: bool = True,
@@ -51,7 +52,7 @@ def conv4(
 
     Args:
         channels, image_size: of the images, square.
-        width: filters of each block.
+        width: filters of each block, one number for all or one for each.
         depth: number of blocks.
         stride: halve the image by stride 2 (MAML on Omniglot, Finn et al. 2017) or by 2x2 max-pooling
             (matching and prototypical networks, Snell et al. 2017).
@@ -59,13 +60,16 @@ def conv4(
         norm: see ``fewshot.networks.norm``.
         pooled: how many of the first blocks halve the image; None for all of them.
     """
+    widths = [width] * depth if isinstance(width, int) else list(width)
+    if len(widths) != depth:
+        raise ValueError(f"{depth} blocks, but filters of {len(widths)}")
     layers: list[nn.Module] = []
     size = image_size
-    for block in range(depth):
+    for block, (before, filters) in enumerate(pairwise([channels, *widths])):
         halve = pooled is None or block < pooled
         step = 2 if stride and halve else 1
-        layers.append(Conv2d(width if block else channels, width, 3, stride=step, padding=1))
-        layers.append(make_norm(norm, width))
+        layers.append(Conv2d(before, filters, 3, stride=step, padding=1))
+        layers.append(make_norm(norm, filters))
         if not stride and halve:
             layers.append(nn.MaxPool2d(2))
         layers.append(nn.ReLU())  # after the pooling: the same values from a quarter of the work
@@ -74,7 +78,7 @@ def conv4(
         raise ValueError(f"images of {image_size} x {image_size} are too small for {depth} poolings")
     layers.append(MeanOverSpace() if mean_over_space else nn.Flatten())
     network = xavier(nn.Sequential(*layers)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    shape = (width, 1, 1) if mean_over_space else (width, size, size)
+    shape = (widths[-1], 1, 1) if mean_over_space else (widths[-1], size, size)
     return Backbone(math.prod(shape), network, shape)
 
 
