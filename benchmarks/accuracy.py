@@ -17,9 +17,11 @@ from benchmarks.report import Options, console, run, save
 from benchmarks.rounds import Result, Row, refuse_unequal
 from benchmarks.side import Side, device
 from fewshot.episode import Episode
+from fewshot.schedule import halving
 
 INNER = steps.Inner(ways=5, steps=1, second_order=True, rate=0.4)
 SHOTS, QUERIES, TASKS, RATE = 1, 1, 32, 3e-3
+HALF_EVERY = 300  # steps; at 3e-3 all the way both sides stay below the goal
 SLICE, GOAL, LIMIT_SECONDS = 20, 0.9, 720.0
 VALIDATION_TASKS, VALIDATION_STEPS = 100, 3
 
@@ -55,7 +57,8 @@ class Ours:
             *("method=maml", f"data={name}", "task=5w1s", "figures=false", f"seed={inner.seed}"),
             *("task.val_episodes=0", f"task.train_queries={QUERIES}", f"task.meta_batch={TASKS}"),
             *(f"method.steps={inner.steps}", f"method.inner_rate={inner.rate}", f"method.optimizer.lr={RATE}"),
-            *("method.schedule._target_=fewshot.schedule.constant", "trainer.max_steps=1000000"),
+            *("method.schedule._target_=fewshot.schedule.halving", f"+method.schedule.every={HALF_EVERY}"),
+            "trainer.max_steps=1000000",
             *(("data.rotations=random",) if name == "omniglot" else ()),
         )
         start = steps.network(inner).learner.state_dict()
@@ -85,10 +88,12 @@ class Peer:
         self.maml = steps.Peer(inner)
         self.optimizer = torch.optim.Adam(self.maml.maml.parameters(), RATE)
         self.tasks = data.TaskSet(data.splits(name)["train"], name, inner.ways, SHOTS, QUERIES, inner.seed)
-        self.steps = slice_steps
+        self.steps, self.taken = slice_steps, 0
 
     def step(self) -> None:
         for _ in range(self.steps):
+            self.optimizer.param_groups[0]["lr"] = RATE * halving(self.taken, 0.0, HALF_EVERY)
+            self.taken += 1
             self.optimizer.zero_grad()
             for number in range(TASKS):
                 zero = torch.tensor(number)

@@ -1,21 +1,21 @@
 """Convolutions with weights of each task's own, fast under second-order gradients.
 
 Under ``torch.func.vmap`` tasks bring weights of their own. A grouped convolution would serve, slowly: here
-images become rows of patches, and all tasks go through one batched matrix product. Patches and their transpose are
-each other's derivatives, and a product's are products: what is patched once serves all derivatives.
+images become rows of patches, and all tasks go through one batched matrix product. Where the library's own
+kernels are faster, they are used task by task.
 
-Where the library's own kernels are faster, y = x * w is linear in both, and so are its two gradients: each of
-the three can be written as the derivative of another. Three functions that are each other's derivatives are
-closed under differentiation, and none needs autograd's double-backward of a convolution, which is slow.
+Either way is linear in the images and in the weights, and so are its two gradients: of images, weights and outputs
+each is a map of the other two, and the three maps are each other's derivatives. They are closed under
+differentiation, and none needs autograd's double-backward of a convolution, or its transposed products, which are slow.
 
 Memory is channels-last throughout, so that rows need no transposition.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.networks.task_axis import in_front
@@ -38,7 +38,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         few = x.shape[-3] < _FEW_SHARED and not x.is_cuda
-        convolve = _product if few else _Convolve.apply
+        convolve = _product if few else _convolution
         y = convolve(x, self.weight, self.stride, self.padding)  # type: ignore[arg-type]
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
@@ -46,8 +46,121 @@ class Conv2d(nn.Conv2d):
 def _product(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """Images ``(..., n, C, H, W)`` convolved with weights ``(..., O, C, h, w)``: ``(..., n, O, H', W')``."""
     rows = _Patches.apply(x, (w.shape[-2], w.shape[-1]), stride, padding)
-    product = rows.flatten(-4, -2) @ w.movedim(-3, -1).flatten(-3).mT
+    product = _Map.apply(_OUTPUTS, _Product(), rows.flatten(-4, -2), w.movedim(-3, -1).flatten(-3))
     return product.view(*rows.shape[:-1], -1).movedim(-1, -3)
+
+
+def _convolution(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """The same, by the library's kernels where weights are shared or a task is large."""
+    return _Map.apply(_OUTPUTS, _Convolution(stride, padding, x.shape, w.shape), x, w)
+
+
+_IMAGES, _WEIGHTS, _OUTPUTS = range(3)
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Rows ``(..., N, K)`` for images, filters ``(..., O, K)`` for weights, and outputs ``(..., N, O)``."""
+
+    def images(self, filters: Tensor, outputs: Tensor) -> Tensor:
+        return outputs @ filters
+
+    def weights(self, rows: Tensor, outputs: Tensor) -> Tensor:
+        # A product with few columns is slow.
+        few = rows.shape[-1] < outputs.shape[-1]
+        return (rows.mT @ outputs).mT.contiguous() if few else outputs.mT @ rows
+
+    def outputs(self, rows: Tensor, filters: Tensor) -> Tensor:
+        return rows @ filters.mT
+
+    def of_tasks(self, info: Any, dims: Sequence[int | None], rows: Tensor, filters: Tensor) -> Tensor:
+        """``outputs`` where some have an axis of tasks."""
+        if dims[1] is None:
+            rows = rows.movedim(dims[0] or 0, 0)
+            return _Map.apply(_OUTPUTS, self, rows.flatten(0, 1), filters).unflatten(0, rows.shape[:2])
+        return _Map.apply(_OUTPUTS, self, *in_front(info, dims, rows, filters))
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """The library's kernels; task by task where images, weights and outputs have an axis of tasks in front."""
+
+    stride: Pair
+    padding: Pair
+    of_images: Shape
+    of_weights: Shape
+
+    def images(self, w: Tensor, g: Tensor) -> Tensor:
+        if g.ndim == 5:
+            return _stack([self._task().images(*task) for task in zip(w, g, strict=True)])
+        return self._backward(g, g.new_empty(1).expand(self.of_images), w, (True, False, False))[0]
+
+    def weights(self, x: Tensor, g: Tensor) -> Tensor:
+        if g.ndim == 5:
+            return _stack([self._task().weights(*task) for task in zip(x, g, strict=True)])
+        return self._backward(g, x, g.new_empty(1).expand(self.of_weights), (False, True, False))[1]
+
+    def outputs(self, x: Tensor, w: Tensor) -> Tensor:
+        if x.ndim == 5:
+            return _stack([self._task().outputs(*task) for task in zip(x, w, strict=True)])
+        return torch.conv2d(_nhwc(x), _nhwc(w), None, self.stride, self.padding)
+
+    def of_tasks(self, info: Any, dims: Sequence[int | None], x: Tensor, w: Tensor) -> Tensor:
+        """``outputs`` where some have an axis of tasks."""
+        if dims[1] is None:  # shared weights: one pass for all tasks
+            x = x.movedim(dims[0] or 0, 0)
+            return _convolution(x.flatten(0, 1), w, self.stride, self.padding).unflatten(0, x.shape[:2])
+        x, w = in_front(info, dims, x, w)
+        rows = x.shape[-4] * x.shape[-2] * x.shape[-1] // (self.stride[0] * self.stride[1])
+        by_task = not x.is_cuda and x.shape[-3] >= _FEW_CHANNELS and rows >= _MANY_ROWS
+        return (_convolution if by_task else _product)(x, w, self.stride, self.padding)
+
+    def _task(self) -> "_Convolution":
+        return _Convolution(self.stride, self.padding, self.of_images[1:], self.of_weights[1:])
+
+    def _backward(self, g: Tensor, x: Tensor, w: Tensor, mask: tuple) -> tuple[Tensor, ...]:
+        return torch.ops.aten.convolution_backward(
+            _nhwc(g), _nhwc(x), _nhwc(w), None, self.stride, self.padding, (1, 1), False, (0, 0), 1, mask
+        )
+
+
+class _Map(torch.autograd.Function):
+    """What is at place ``of`` among images, weights and outputs, from the other two in this order."""
+
+    names: ClassVar = ("images", "weights", "outputs")
+
+    @staticmethod
+    def forward(of: int, form: Any, a: Tensor, b: Tensor) -> Tensor:
+        return getattr(form, _Map.names[of])(a, b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.of, ctx.form, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple:
+        places = [place for place in range(3) if place != ctx.of]
+        given = dict(zip((*places, ctx.of), (*ctx.saved_tensors, g), strict=True))
+        gradients = [
+            _Map.apply(place, ctx.form, *(given[other] for other in range(3) if other != place)) if needed else None
+            for place, needed in zip(places, ctx.needs_input_grad[2:], strict=True)
+        ]
+        return None, None, *gradients
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple, of: int, form: Any, a: Tensor, b: Tensor) -> tuple[Tensor, int]:
+        assert of == _OUTPUTS, "gradients are taken below vmap"
+        return form.of_tasks(info, dims[2:], a, b), 0
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    """As ``torch.stack``, with channels last."""
+    return torch.stack([x.movedim(-3, -1) for x in images]).movedim(-1, -3)
+
+
+def _nhwc(x: Tensor) -> Tensor:
+    return x if x.stride()[0] == 0 else x.contiguous(memory_format=_CL)
 
 
 class _Patches(torch.autograd.Function):
@@ -56,8 +169,7 @@ class _Patches(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, size: Pair, stride: Pair, padding: Pair) -> Tensor:
         *batch, channels, high, wide = x.shape
-        x = x.reshape(-1, channels, high, wide).permute(0, 2, 3, 1)
-        x = F.pad(x, (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
+        x = _padded(x.reshape(-1, channels, high, wide).permute(0, 2, 3, 1), padding)
         out = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip((high, wide), padding, size, stride, strict=True)]
         a, b, c, d = x.stride()
         view = x.as_strided((len(x), *out, *size, channels), (a, b * stride[0], c * stride[1], b, c, d))
@@ -110,105 +222,12 @@ class _Fold(torch.autograd.Function):
         return _Patches.apply(x, *ctx.how), None, None, None, None
 
 
-# The library's kernels: images (n, C, H, W), outputs (n, O, H', W') and weights (O, C, h, w); task by task where
-# each has an axis of tasks in front.
-
-
-def _convolve(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    if x.ndim == 5:
-        return _stack([_convolve(*task, stride, padding) for task in zip(x, w, strict=True)])
-    return torch.conv2d(_nhwc(x), _nhwc(w), None, stride, padding)
-
-
-def _input_gradient(g: Tensor, w: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
-    if g.ndim == 5:
-        return _stack([_input_gradient(*task, stride, padding, shape[1:]) for task in zip(g, w, strict=True)])
-    return _backward(g, g.new_empty(1).expand(shape), w, stride, padding, (True, False, False))[0]
-
-
-def _weight_gradient(x: Tensor, g: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
-    if x.ndim == 5:
-        return _stack([_weight_gradient(*task, stride, padding, shape[1:]) for task in zip(x, g, strict=True)])
-    return _backward(g, x, g.new_empty(1).expand(shape), stride, padding, (False, True, False))[1]
-
-
-def _backward(g: Tensor, x: Tensor, w: Tensor, stride: Pair, padding: Pair, mask: tuple) -> tuple[Tensor, ...]:
-    return torch.ops.aten.convolution_backward(
-        _nhwc(g), _nhwc(x), _nhwc(w), None, stride, padding, (1, 1), False, (0, 0), 1, mask
-    )
-
-
-def _stack(images: list[Tensor]) -> Tensor:
-    """As ``torch.stack``, with channels last."""
-    return torch.stack([x.movedim(-3, -1) for x in images]).movedim(-1, -3)
-
-
-def _nhwc(x: Tensor) -> Tensor:
-    return x if x.stride()[0] == 0 else x.contiguous(memory_format=_CL)
-
-
-# The same three for autograd; of them only the first meets vmap, since gradients are taken below it.
-
-
-class _Convolve(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
-        return _convolve(x, w, stride, padding)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, w, *ctx.how = inputs
-        ctx.save_for_backward(x, w)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple:
-        x, w = ctx.saved_tensors
-        dx = _InputGradient.apply(g, w, *ctx.how, x.shape) if ctx.needs_input_grad[0] else None
-        dw = _WeightGradient.apply(x, g, *ctx.how, w.shape) if ctx.needs_input_grad[1] else None
-        return dx, dw, None, None
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple, x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> tuple[Tensor, int]:
-        if dims[1] is None:  # shared weights: one pass for all tasks
-            x = x.movedim(dims[0], 0)
-            return _Convolve.apply(x.flatten(0, 1), w, stride, padding).unflatten(0, x.shape[:2]), 0
-        x, w = in_front(info, dims, x, w)
-        rows = x.shape[-4] * x.shape[-2] * x.shape[-1] // (stride[0] * stride[1])
-        by_task = not x.is_cuda and x.shape[-3] >= _FEW_CHANNELS and rows >= _MANY_ROWS
-        return (_Convolve.apply if by_task else _product)(x, w, stride, padding), 0
-
-
-class _InputGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(g: Tensor, w: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
-        return _input_gradient(g, w, stride, padding, shape)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        g, w, *ctx.how, _ = inputs
-        ctx.save_for_backward(g, w)
-
-    @staticmethod
-    def backward(ctx: Any, x: Tensor) -> tuple:
-        g, w = ctx.saved_tensors
-        dg = _Convolve.apply(x, w, *ctx.how) if ctx.needs_input_grad[0] else None
-        dw = _WeightGradient.apply(x, g, *ctx.how, w.shape) if ctx.needs_input_grad[1] else None
-        return dg, dw, None, None, None
-
-
-class _WeightGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, g: Tensor, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
-        return _weight_gradient(x, g, stride, padding, shape)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, g, *ctx.how, _ = inputs
-        ctx.save_for_backward(x, g)
-
-    @staticmethod
-    def backward(ctx: Any, w: Tensor) -> tuple:
-        x, g = ctx.saved_tensors
-        dx = _InputGradient.apply(g, w, *ctx.how, x.shape) if ctx.needs_input_grad[0] else None
-        dg = _Convolve.apply(x, w, *ctx.how) if ctx.needs_input_grad[1] else None
-        return dx, dg, None, None, None
+def _padded(x: Tensor, padding: Pair) -> Tensor:
+    """``(n, H, W, C)`` with zeros around; as ``F.pad``, which fills all of it with them first."""
+    n, high, wide, channels = x.shape
+    top, left = padding
+    result = x.new_empty(n, high + 2 * top, wide + 2 * left, channels)
+    for border in (result[:, :top], result[:, top + high :], result[:, :, :left], result[:, :, left + wide :]):
+        border.zero_()
+    result[:, top : top + high, left : left + wide] = x
+    return result
