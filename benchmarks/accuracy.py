@@ -51,7 +51,6 @@ class Ours:
     needs_main_thread = True
 
     def __init__(self, name: str, inner: steps.Inner, slice_steps: int, validation_tasks: int) -> None:
-        self.judge = Judge(name, validation_tasks)
         self.run = Run(
             slice_steps,
             *("method=maml", f"data={name}", "task=5w1s", "figures=false", f"seed={inner.seed}"),
@@ -61,8 +60,12 @@ class Ours:
             "trainer.max_steps=1000000",
             *(("data.rotations=random",) if name == "omniglot" else ()),
         )
+        self.judge = self.run.slices.do(lambda: self.start(name, inner, validation_tasks))
+
+    def start(self, name: str, inner: steps.Inner, validation_tasks: int) -> Judge:
         start = steps.network(inner).learner.state_dict()
         self.run.method.learner.load_state_dict(start)  # type: ignore[union-attr]
+        return Judge(name, validation_tasks)
 
     def step(self) -> None:
         self.run.step()
@@ -74,7 +77,7 @@ class Ours:
         return dict(self.run.method.learner.named_parameters())  # type: ignore[union-attr]
 
     def accuracy(self) -> float:
-        return self.judge.accuracy(self.weights())
+        return self.run.slices.do(lambda: self.judge.accuracy(self.weights()))
 
     def result(self) -> Result:
         return _result(self.weights())

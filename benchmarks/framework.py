@@ -6,7 +6,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Semaphore
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
@@ -44,25 +46,40 @@ class InSlices:
 
     def __init__(self, program: Callable[[], None]) -> None:
         self._program = program
-        self._go, self._still = Semaphore(0), Semaphore(0)
+        self._asked = SimpleQueue[Callable[[], Any] | None]()
+        self._still = Semaphore(0)
+        self._result: Any = None
         self._error: BaseException | None = None
         MAIN_THREAD.put(self._run)
 
     def step(self) -> None:
         """Let it run until it pauses."""
-        self._go.release()
-        self._still.acquire()
-        if self._error:
-            raise RuntimeError("the run ended") from self._error
+        self._ask(None)
+
+    def do(self, work: Callable[[], Any]) -> Any:
+        """The result of ``work``, in the main thread too: torch's threads for a second one would slow both."""
+        self._ask(work)
+        return self._result
 
     def pause(self) -> None:
         """For the program to call."""
         self._still.release()
-        self._go.acquire()
+        self._wait()
+
+    def _ask(self, work: Callable[[], Any] | None) -> None:
+        self._asked.put(work)
+        self._still.acquire()
+        if self._error:
+            raise RuntimeError("the run ended") from self._error
+
+    def _wait(self) -> None:
+        while (work := self._asked.get()) is not None:
+            self._result = work()
+            self._still.release()
 
     def _run(self) -> None:
-        self._go.acquire()
         try:
+            self._wait()
             self._program()
             self._error = RuntimeError("before it was asked to")
         except BaseException as error:
