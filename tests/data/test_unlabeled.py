@@ -281,6 +281,7 @@ class TestOrders:
         ({"draw": "passes", "distractors": 1}, "distractor classes .* need draw=independent, not passes"),
         ({"draw": "shuffled"}, "task.draw=shuffled: choose one of independent, passes, in_order"),
         ({"rotations": "often"}, "data.rotations=often: choose true, false, random or mirrored"),
+        ({"rotations": ["random"]}, "data.rotations=\\['random'\\]: choose true, false, random or mirrored"),
     ],
 )
 def test_episodes_that_cannot_be_drawn(options, message):

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fewshot import counter
 from fewshot.data.affine import Affine
-from fewshot.data.sampler import EpisodeSampler, copies
+from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split
+from fewshot.data.turns import copies
 from fewshot.episode import Episode
 
 _PLACE, _TURN, _BATCH = 32, 33, 34  # streams beside those of tasks

@@ -12,6 +12,7 @@ from torch import Tensor
 from fewshot import counter
 from fewshot.data.affine import Affine
 from fewshot.data.split import Split
+from fewshot.data.turns import Turns, copies, turn_name
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 
@@ -19,18 +20,6 @@ _CLASS, _IMAGE, _SUPPORT, _QUERY, _TASK, _UNLABELED, _UNLABELED_QUERY, _TURN, _L
 _WITHIN, _GROUP, _AUGMENT = range(10, 13)
 _LABELS = 0x1ABE1  # seed of which images of a class are labelled: the same for every run
 DRAWS = ("independent", "passes", "in_order")
-ROTATIONS = (False, True, "random", "mirrored")
-MOST_TURNED = 320_000_000  # bytes of the images in all turns; of more, each batch is turned when it is drawn
-
-
-def copies(rotations: bool | str) -> int:
-    """How many classes are made of each by ``data.rotations``."""
-    return {True: 4, "mirrored": 8}.get(rotations, 1)
-
-
-def oriented(x: Tensor, number: int) -> Tensor:
-    """Images ``(..., S, S)`` by ``number`` quarter turns; from 4 on mirrored, left and right, before that."""
-    return torch.rot90(x if number < 4 else x.flip(-1), number % 4, (-2, -1))
 
 
 class EpisodeSampler:
@@ -83,8 +72,6 @@ class EpisodeSampler:
         self.unlabeled, self.unlabeled_query, self.distractors = unlabeled, unlabeled_query, distractors
         self.unlabeled_tasks, self.draw, self.distinct = unlabeled_tasks, draw, distinct
         self.mean, self.std, self.within, self.augment = mean, std, within, augment
-        if rotations not in ROTATIONS:
-            raise UserError(f"data.rotations={rotations}: choose true, false, random or mirrored")
         if draw not in DRAWS:
             raise UserError(f"task.draw={draw}: choose one of {', '.join(DRAWS)} (for task.train_draw too)")
         if not 0 < label_fraction <= 1:
@@ -93,9 +80,6 @@ class EpisodeSampler:
             raise UserError(f"data.within={within}: must be a fraction in [0, 1] (data.eval_within too)")
         if within and draw != "independent":
             raise UserError(f"data.within={within}: tasks within a group need draw=independent, not {draw}")
-        height, width = split.images.shape[2:]
-        if rotations and height != width:
-            raise UserError(f"data.rotations={rotations} needs square images, not {height} x {width}")
         self.turns = copies(rotations)
         device = split.images.device
         self.root = counter.key(seed, device=device)
@@ -113,7 +97,7 @@ class EpisodeSampler:
         self.without_label = self._choose_without_label(label_fraction) if label_fraction < 1 else None
         self._check()
         self.groups = self._find_groups() if within else None
-        self.turned = self._every_turn()
+        self.turned = Turns(split.images, rotations)
 
     def _choose_without_label(self, fraction: float) -> Tensor:
         """``(classes, images)`` bool: all but the labelled ones, of which each class keeps at least one."""
@@ -215,8 +199,7 @@ class EpisodeSampler:
         """Those of the split; where each turn of a class is a class of its own, with the turn."""
         if self.turns == 1:
             return list(self.split.classes)
-        turns = [f"{90 * (number % 4)}°{', mirrored' * (number > 3)}" for number in range(self.turns)]
-        return [f"{name}, {turn}" for name in self.split.classes for turn in turns]
+        return [f"{label}, {turn_name(turn)}" for label in self.split.classes for turn in range(self.turns)]
 
     def _keys(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The keys ``(B,)`` of the episodes of numbers ``index``, and these numbers where only some are distinct."""
@@ -278,28 +261,8 @@ class EpisodeSampler:
 
     def _pixels(self, key: Tensor, stream: int, rows: Tensor, turns: Tensor) -> Tensor:
         """``(B, n, C, H, W)`` float, augmented and normalised."""
-        x = self._turned(rows.flatten(), turns.flatten())
+        x = self.turned(rows.flatten(), turns.flatten())
         x = x.to(torch.get_default_dtype()).div_(255).view(*rows.shape, *x.shape[1:])
         if self.augment is not None:
             x = self.augment(x, counter.bits(key, _AUGMENT, stream))
         return x if (self.mean, self.std) == (0.0, 1.0) else x.sub_(self.mean).div_(self.std)
-
-    def _every_turn(self) -> Tensor | None:
-        """The images, turn after turn, so that drawing copies whole rows; None where that is too much."""
-        images = self.split.images
-        if not self.rotations:
-            return images
-        shown = max(4, self.turns)
-        if shown * images.numel() > MOST_TURNED:
-            return None
-        return torch.cat([oriented(images, number) for number in range(shown)])
-
-    def _turned(self, rows: Tensor, turns: Tensor) -> Tensor:
-        """``(M, C, H, W)`` uint8."""
-        if self.turned is not None:
-            return self.turned.index_select(0, turns * len(self.split.images) + rows if self.rotations else rows)
-        x = self.split.images.index_select(0, rows)
-        result = x
-        for number in range(1, max(4, self.turns)):
-            result = torch.where((turns == number)[:, None, None, None], oriented(x, number), result)
-        return result

@@ -68,7 +68,7 @@ class Engine(ABC):
 
         graph = second_order and torch.is_grad_enabled()
         again = self.checkpoint and graph
-        fixed = {name: rate for name, rate in rates.items() if isinstance(rate, float)}
+        fixed = {name: rate for name, rate in rates.items() if not isinstance(rate, Tensor)}
         for step in range(steps):
             if step and not graph and len(fixed) == len(rates):  # what the first step began from is not ours
                 move(loss, params, fixed, step)

@@ -13,7 +13,7 @@ Memory is channels-last throughout, so that rows need no transposition.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,16 +46,16 @@ class Conv2d(nn.Conv2d):
 def _product(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """Images ``(..., n, C, H, W)`` convolved with weights ``(..., O, C, h, w)``: ``(..., n, O, H', W')``."""
     rows = _Patches.apply(x, (w.shape[-2], w.shape[-1]), stride, padding)
-    product = _Map.apply(_OUTPUTS, _Product(), rows.flatten(-4, -2), w.movedim(-3, -1).flatten(-3))
+    product = _Map.apply("outputs", _Product(), rows.flatten(-4, -2), w.movedim(-3, -1).flatten(-3))
     return product.view(*rows.shape[:-1], -1).movedim(-1, -3)
 
 
 def _convolution(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """The same, by the library's kernels where weights are shared or a task is large."""
-    return _Map.apply(_OUTPUTS, _Convolution(stride, padding, x.shape, w.shape), x, w)
+    return _Map.apply("outputs", _Convolution(stride, padding, x.shape, w.shape), x, w)
 
 
-_IMAGES, _WEIGHTS, _OUTPUTS = range(3)
+_PLACES = ("images", "weights", "outputs")
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class _Product:
         """``outputs`` where some have an axis of tasks."""
         if dims[1] is None:
             rows = rows.movedim(dims[0] or 0, 0)
-            return _Map.apply(_OUTPUTS, self, rows.flatten(0, 1), filters).unflatten(0, rows.shape[:2])
-        return _Map.apply(_OUTPUTS, self, *in_front(info, dims, rows, filters))
+            return _Map.apply("outputs", self, rows.flatten(0, 1), filters).unflatten(0, rows.shape[:2])
+        return _Map.apply("outputs", self, *in_front(info, dims, rows, filters))
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,11 @@ class _Convolution:
 
 
 class _Map(torch.autograd.Function):
-    """What is at place ``of`` among images, weights and outputs, from the other two in this order."""
-
-    names: ClassVar = ("images", "weights", "outputs")
+    """One of ``_PLACES`` of a form from the other two, in this order."""
 
     @staticmethod
-    def forward(of: int, form: Any, a: Tensor, b: Tensor) -> Tensor:
-        return getattr(form, _Map.names[of])(a, b)
+    def forward(of: str, form: "_Product | _Convolution", a: Tensor, b: Tensor) -> Tensor:
+        return getattr(form, of)(a, b)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -140,17 +138,19 @@ class _Map(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple:
-        places = [place for place in range(3) if place != ctx.of]
+        places = [place for place in _PLACES if place != ctx.of]
         given = dict(zip((*places, ctx.of), (*ctx.saved_tensors, g), strict=True))
         gradients = [
-            _Map.apply(place, ctx.form, *(given[other] for other in range(3) if other != place)) if needed else None
+            _Map.apply(place, ctx.form, *(given[other] for other in _PLACES if other != place)) if needed else None
             for place, needed in zip(places, ctx.needs_input_grad[2:], strict=True)
         ]
         return None, None, *gradients
 
     @staticmethod
-    def vmap(info: Any, dims: tuple, of: int, form: Any, a: Tensor, b: Tensor) -> tuple[Tensor, int]:
-        assert of == _OUTPUTS, "gradients are taken below vmap"
+    def vmap(
+        info: Any, dims: tuple, of: str, form: "_Product | _Convolution", a: Tensor, b: Tensor
+    ) -> tuple[Tensor, int]:
+        assert of == "outputs", "gradients are taken below vmap"
         return form.of_tasks(info, dims[2:], a, b), 0
 
 
