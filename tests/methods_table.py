@@ -16,6 +16,7 @@ from fewshot.methods import (
     MetaGAN,
     Method,
     NearestNeighbour,
+    NPair,
     ProtoNet,
     PseudoLabels,
     RelationNet,
@@ -44,6 +45,11 @@ def maml(engine: Engine, norm: str = "batch", bn: str = "transductive", network=
 def protonet(engine: Engine, norm: str = "batch", bn: str = "running", **options) -> ProtoNet:
     network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False, norm=norm)
     return ProtoNet(network, engine=engine, bn=bn, optimizer=adam, **options)
+
+
+def n_pair(engine: Engine, **options) -> NPair:
+    network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False)
+    return NPair(network, engine=engine, optimizer=adam, **{"bn": "running", "scale": 0.1} | options)
 
 
 def relation(engine: Engine, norm: str = "batch", bn: str = "transductive", **options) -> RelationNet:
@@ -90,6 +96,8 @@ METHODS: dict[str, Callable[[Engine], Method]] = {
     "protonet_cosine": partial(protonet, distance="cosine"),
     "soft_kmeans": lambda engine: protonet(engine, refinement=SoftKMeans(steps=2)),
     "masked_soft_kmeans": lambda engine: protonet(engine, refinement=MaskedSoftKMeans()),
+    "n_pair": n_pair,
+    "nca_cosine": partial(n_pair, loss="nca", distance="cosine", scale=10.0),
     "relation": relation,
     "relation_ce": partial(relation, loss="cross_entropy"),
     "matching": matching,

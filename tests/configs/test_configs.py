@@ -11,7 +11,17 @@ from omegaconf import OmegaConf
 
 import fewshot.command.folder  # noqa: F401 - resolvers of conf/config.yaml
 from fewshot.data import Task
-from fewshot.methods import MAML, Baseline, MatchingNet, MetaGAN, NearestNeighbour, ProtoNet, RelationNet, Reptile
+from fewshot.methods import (
+    MAML,
+    Baseline,
+    MatchingNet,
+    MetaGAN,
+    NearestNeighbour,
+    NPair,
+    ProtoNet,
+    RelationNet,
+    Reptile,
+)
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -31,6 +41,7 @@ CLASSES = {
     "maml_pseudo": MAML, "soft_kmeans": ProtoNet, "masked_soft_kmeans": ProtoNet,
     "relation": RelationNet, "matching": MatchingNet, "metagan_fomaml": MetaGAN, "metagan_relation": MetaGAN,
     "metagan_matching": MetaGAN, "baseline": Baseline, "baseline_pp": Baseline, "reptile": Reptile,
+    "n_pair": NPair,
 }  # fmt: skip
 
 

@@ -152,8 +152,8 @@ class TestTraining:
     "name",
     [
         "protonet", "protonet_cosine", "soft_kmeans", "masked_soft_kmeans", "relation", "matching",
-        "matching_full_context", "metagan_protonet", "metagan_relation", "metagan_matching", "baseline",
-        "baseline_pp", "nearest",
+        "matching_full_context", "n_pair", "nca_cosine", "metagan_protonet", "metagan_relation", "metagan_matching",
+        "baseline", "baseline_pp", "nearest",
     ],
 )  # fmt: skip
 def test_labels_are_names_only(name, episodes, float64):

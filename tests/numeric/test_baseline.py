@@ -12,7 +12,7 @@ from fewshot.data import ClassBatches, EpisodeData, EpisodeSampler, Task
 from fewshot.errors import UserError
 from fewshot.inner import LoopEngine, VmapEngine
 from made_up import made_up_split
-from methods_table import METHODS, baseline, metagan, outer_gradient
+from methods_table import baseline, outer_gradient
 
 TASK = Task(5, 2, 3, 5, 2, 3, meta_batch=2, test_episodes=4, val_episodes=0, train_batch=8)
 HEADS = ("linear", "cosine")
@@ -143,12 +143,6 @@ def test_tasks_in_place_of_minibatches_are_refused(tmp_path):
     tasks = Task(5, 2, 3, 5, 2, 3, meta_batch=2, test_episodes=4, val_episodes=0)
     with pytest.raises(UserError, match="it needs train_task=classes"):
         trainer(tmp_path, 2).fit(baseline(VmapEngine()), datamodule=EpisodeData(MadeUp(), tasks, 0, 100))
-
-
-def test_it_is_no_host_of_metagan():
-    batches = ClassBatches(made_up_split(), 8, seed=0)(torch.arange(1))
-    with pytest.raises(UserError, match="cannot be the classifier of MetaGAN"):
-        outer_gradient(metagan(METHODS["baseline"], VmapEngine()), batches)
 
 
 def test_any_number_of_ways_is_tested():

@@ -5,6 +5,7 @@ from fewshot.methods.baseline import Baseline
 from fewshot.methods.maml import MAML
 from fewshot.methods.matching import MatchingNet
 from fewshot.methods.metagan import MetaGAN
+from fewshot.methods.n_pair import NPair
 from fewshot.methods.nearest import NearestNeighbour
 from fewshot.methods.protonet import ProtoNet
 from fewshot.methods.pseudo_label import PseudoLabels
@@ -19,6 +20,7 @@ __all__ = [
     "MatchingNet",
     "MetaGAN",
     "Method",
+    "NPair",
     "NearestNeighbour",
     "ProtoNet",
     "PseudoLabels",

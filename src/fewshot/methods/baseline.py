@@ -121,8 +121,6 @@ class Baseline(Method):
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         support_x, support_y = episode.support_x, episode.support_y
-        if not len(support_x):
-            raise UserError("a baseline is trained on minibatches of classes: it cannot be the classifier of MetaGAN")
         backbone, head = self.learner.backbone, self.head
         source = Statistics.RUNNING if self.bn == "running" and not self.training else Statistics.BATCH
 

@@ -78,6 +78,11 @@ class MetaGAN(Method):
     ) -> None:
         if not isinstance(classifier, Method) or isinstance(classifier, MetaGAN):
             raise UserError(f"{type(classifier).__name__} cannot be the classifier of MetaGAN: choose another method")
+        if type(classifier).task_terms is not Method.task_terms:
+            raise UserError(
+                f"{type(classifier).__name__} is not trained by the loss of a query set: "
+                "it cannot be the classifier of MetaGAN"
+            )
         super().__init__(classifier.engine, classifier.bn, optimizer, schedule, sum_tasks=classifier.sum_tasks)
         if fake_logit not in FAKE_LOGITS:
             raise UserError(f"method.fake_logit={fake_logit}: choose one of {', '.join(FAKE_LOGITS)}")

@@ -9,7 +9,8 @@ Recipes: ``soft_kmeans`` and ``masked_soft_kmeans`` (``refinement``, Ren et al. 
 unlabelled images of a task.
 
 Differs from the paper:
-- a cosine metric, with a learned scale, is offered beside the squared Euclidean distance.
+- a cosine metric, with a learned scale, is offered beside the squared Euclidean distance, and for that
+  the metric scaling of Oreshkin, Rodriguez, Lacoste, "TADAM", NeurIPS 2018 (section 3.1), by a fixed number.
 """
 
 import torch
@@ -43,6 +44,8 @@ class ProtoNet(Method):
     Args:
         backbone: images to embeddings.
         distance: ``euclidean`` (squared) or ``cosine``.
+        scale: of the distances in the softmax: fixed for squared distances, the start of what is learned for
+            the cosine; None for 1 and for 10.
         refinement: see ``fewshot.methods.refinement``; None for prototypes of the support images alone.
         base: see ``Method``. Under ``bn=transductive``, as in training, the statistics are those of the
             support and query images together, as in the authors' code. With a refinement the unlabelled
@@ -52,15 +55,22 @@ class ProtoNet(Method):
     stores_statistics = True
 
     def __init__(
-        self, backbone: Backbone, distance: str = "euclidean", refinement: nn.Module | None = None, **base
+        self,
+        backbone: Backbone,
+        distance: str = "euclidean",
+        scale: float | None = None,
+        refinement: nn.Module | None = None,
+        **base,
     ) -> None:
         super().__init__(**base)
         if distance not in DISTANCES:
             raise UserError(f"method.distance={distance}: choose one of {', '.join(DISTANCES)}")
         if refinement is not None and distance != "euclidean":
             raise UserError(f"method.distance={distance}: method.refinement needs method.distance=euclidean")
-        self.backbone, self.refinement = backbone, refinement
-        self.log_scale = nn.Parameter(torch.tensor(10.0).log()) if distance == "cosine" else None
+        if scale is not None and scale <= 0:
+            raise UserError(f"method.scale={scale}: must be above 0, or null")
+        self.backbone, self.refinement, self.scale = backbone, refinement, scale or 1.0
+        self.log_scale = nn.Parameter(torch.tensor(scale or 10.0).log()) if distance == "cosine" else None
 
     @property
     def network(self) -> nn.Module:
@@ -85,10 +95,12 @@ class ProtoNet(Method):
             if self.refinement is not None:
                 counts = F.one_hot(support_y, episode.ways).sum(0).to(centres)
                 centres = functional_call(self.refinement, part(state, "refinement"), (centres, counts, unlabeled))
-            if "log_scale" in state:
-                logits = state["log_scale"].exp() * F.normalize(queries) @ F.normalize(centres).T
-            else:
-                logits = -squared_distances(queries, centres)
-            return Prediction(logits, queries)
+            return Prediction(self.similarities(state, queries, centres), queries)
 
         return Predictor(predict, dict(self.named_parameters()))
+
+    def similarities(self, state: dict[str, Tensor], x: Tensor, centres: Tensor) -> Tensor:
+        """``(M, N)`` logits of features ``(M, D)`` for centres ``(N, D)``."""
+        if "log_scale" in state:
+            return state["log_scale"].exp() * F.normalize(x) @ F.normalize(centres).T
+        return -self.scale * squared_distances(x, centres)

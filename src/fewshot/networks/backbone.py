@@ -47,6 +47,7 @@ def conv4(
     mean_over_space: bool = True,
     norm: str = "batch",
     pooled: int | None = None,
+    unshuffle: int = 1,
 ) -> Backbone:
     """Blocks of 3x3 convolution, norm, ReLU.
 
@@ -59,13 +60,21 @@ def conv4(
         mean_over_space: features are the mean over what space is left, else all of it flattened.
         norm: see ``fewshot.networks.norm``.
         pooled: how many of the first blocks halve the image; None for all of them.
+        unshuffle: make the pixels of each square of so many along a side channels of one pixel, before the first
+            block (Shi et al. 2016, the inverse of their sub-pixel shuffle): finer images for little more work.
+
+    Raises:
+        ValueError: there are not as many widths as blocks, or the image's side is no multiple of ``unshuffle``, or
+            too small.
     """
+    if unshuffle < 1 or image_size % unshuffle:
+        raise ValueError(f"unshuffle={unshuffle}: must be a whole number that divides the image's side, {image_size}")
     widths = [width] * depth if isinstance(width, int) else list(width)
     if len(widths) != depth:
         raise ValueError(f"{depth} blocks, but filters of {len(widths)}")
-    layers: list[nn.Module] = []
-    size = image_size
-    for block, (before, filters) in enumerate(pairwise([channels, *widths])):
+    layers: list[nn.Module] = [nn.PixelUnshuffle(unshuffle)] if unshuffle > 1 else []
+    size = image_size // unshuffle
+    for block, (before, filters) in enumerate(pairwise([channels * unshuffle**2, *widths])):
         halve = pooled is None or block < pooled
         step = 2 if stride and halve else 1
         layers.append(Conv2d(before, filters, 3, stride=step, padding=1))
