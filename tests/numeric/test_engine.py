@@ -133,14 +133,21 @@ def test_automatic_chunk_follows_the_size_of_a_task():
     assert chunk(500, 84) == 1
 
 
-def test_lower_precision_does_not_mix_types(tasks):
-    """Under autocast a convolution and its gradients see one type, and statistics are taken in full precision."""
+@pytest.mark.parametrize("name", ["maml", "protonet"])
+@pytest.mark.parametrize("within", [True, False])
+def test_lower_precision_does_not_mix_types(name, within, tasks):
+    """Under autocast a convolution and its gradients, taken in it or after it, see one type; statistics full ones."""
     torch.set_default_dtype(torch.float32)
     episodes = tasks.with_tensors({k: v.float() if v.is_floating_point() else v for k, v in tasks.tensors().items()})
-    method = build("maml", VmapEngine())
+    full = outer_gradient(build(name, VmapEngine()), episodes)
+    method = build(name, VmapEngine()).train()
     with torch.autocast("cpu", dtype=torch.float16):
-        low = outer_gradient(method, episodes)
-    full = outer_gradient(method, episodes)
-    name = "learner.backbone.layers.0.weight"
-    assert low[name].dtype == torch.float32
-    torch.testing.assert_close(low[name], full[name], rtol=0.2, atol=0.02 * float(full[name].abs().max()))
+        loss = objective(method, episodes)
+        if within:
+            loss.backward()
+    if not within:
+        loss.backward()
+    weight = next(key for key in full if key.endswith("layers.0.weight"))
+    low = dict(method.named_parameters())[weight].grad
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, full[weight], rtol=0.2, atol=0.02 * float(full[weight].abs().max()))

@@ -39,7 +39,10 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         few = x.shape[-3] < _FEW_SHARED and not x.is_cuda
         convolve = _product if few else _convolution
-        y = convolve(x, self.weight, self.stride, self.padding)  # type: ignore[arg-type]
+        w, device = self.weight, x.device.type
+        if torch.is_autocast_enabled(device):  # here, so that derivatives see one type wherever they are taken
+            x, w = x.to(torch.get_autocast_dtype(device)), w.to(torch.get_autocast_dtype(device))
+        y = convolve(x, w, self.stride, self.padding)  # type: ignore[arg-type]
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
 
