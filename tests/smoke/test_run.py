@@ -118,6 +118,7 @@ def test_a_checkpoint_scored_again_gives_the_same_number(finished, run, tmp_path
         ("backbone=mlp", ("backbone=mlp contradicts the checkpoint",)),
         ("backbone.width=16", ("backbone.width=16 contradicts the checkpoint",)),
         ("task.ways=7", ("another network or number of classes",)),
+        ("data.root=images", ("data.root: the chosen data has no such setting", "type data=NAME too")),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(finished, run, tmp_path, typed, words):

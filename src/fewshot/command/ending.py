@@ -70,10 +70,23 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except CompactHydraException as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        sys.exit(f"{error}\n{cause}".strip())
+        sys.exit(_not_composed(error))
     except OSError as error:
         sys.exit(f"error: {explain(error)}")
+
+
+def _not_composed(error: CompactHydraException) -> str:
+    """Hydra's own words, which list the choices there are; but one line for a setting that is not there."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    if cause is None or not str(error).startswith("Could not override"):
+        return f"{error}\n{cause or ''}".strip()
+    group, _, name = str(cause.full_key).partition(".")
+    if not name:
+        return f"error: {group}: there is no such setting or group (python run.py --cfg job shows all)"
+    return (
+        f"error: {cause.full_key}: the chosen {group} has no such setting (python run.py --cfg job shows all); "
+        f"if another choice or a checkpoint has it, type {group}=NAME too"
+    )
 
 
 def quiet() -> None:

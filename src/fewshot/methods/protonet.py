@@ -44,7 +44,7 @@ class ProtoNet(Method):
     Args:
         backbone: images to embeddings.
         distance: ``euclidean`` (squared) or ``cosine``.
-        scale: of the distances in the softmax: fixed for squared distances, the start of what is learned for
+        scale: of the distances in the softmax of queries: fixed for squared ones, the start of what is learned for
             the cosine; None for 1 and for 10.
         refinement: see ``fewshot.methods.refinement``; None for prototypes of the support images alone.
         base: see ``Method``. Under ``bn=transductive``, as in training, the statistics are those of the
