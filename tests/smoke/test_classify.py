@@ -140,6 +140,9 @@ def test_views_are_averaged(method, checkpoint, folders):
     torch.testing.assert_close(second.sum(1), torch.ones(len(flat)))
     backwards = learner.fit(support, labels, views=2).probabilities(flat[::-1])
     torch.testing.assert_close(backwards.flip(0), two, rtol=1e-4, atol=1e-5)
+    fitted = learner.fit(support, labels, views=2)  # the second to other images than the first
+    first, other = (predictor(learner.pixels(flat)).logits for predictor in fitted.predictors)
+    assert (first - other).abs().max() > 1e-3
 
 
 def test_views_by_command(checkpoint, folders, capsys):
