@@ -121,13 +121,13 @@ def run(settings: dict[str, str]) -> None:
         Path(settings["unlabeled"]) if "unlabeled" in settings else None, settings.get("generator") != "false",
         int(settings.get("views", 1)),
     )  # fmt: skip
+    written = write(labelled, Path(settings["output"])) if "output" in settings else []
     console = Console(highlight=False)
     show(labelled, console)
     if learner.method.bn_protocol == "transductive":
         console.print("bn=transductive: a label depends on the other images too; bn=support makes it depend on none")
-    if "output" in settings:
-        for file in write(labelled, Path(settings["output"])):
-            console.print(f"wrote {file}", soft_wrap=True, markup=False)
+    for file in written:
+        console.print(f"wrote {file}", soft_wrap=True, markup=False)
 
 
 def label(

@@ -225,3 +225,9 @@ def test_the_classes_of_an_episode_are_those_of_its_images(rotations):
             own = split.images[first : first + 10] / 255
             own = own.flip(3) if turn[1:] == ["mirrored"] else own
             assert any(bool((torch.rot90(own, q, (2, 3)) == x).flatten(1).all(1).any()) for q in quarters)
+
+
+@pytest.mark.parametrize("setting", ["rotations", "eval_rotations"])
+def test_a_mistaken_turn_is_named_before_any_image_is_read(setting):
+    with pytest.raises(UserError, match="rotations=sideways: choose true, false, random or mirrored"):
+        EpisodeData(None, Task(5, 1, 1, 5, 1, 1, meta_batch=1), 0, steps=1, **{setting: "sideways"})

@@ -1,5 +1,6 @@
 """Labels out: a checkpoint, a folder of a few images of each class, and a folder to label."""
 
+import contextlib
 import csv
 from pathlib import Path
 
@@ -143,6 +144,18 @@ def test_views_are_averaged(method, checkpoint, folders):
     fitted = learner.fit(support, labels, views=2)  # the second to other images than the first
     first, other = (predictor(learner.pixels(flat)).logits for predictor in fitted.predictors)
     assert (first - other).abs().max() > 1e-3
+
+
+def test_the_csv_is_there_when_nobody_reads_the_table_to_its_end(checkpoint, folders, monkeypatch):
+    def closed(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("fewshot.classify.show", closed)
+    output = folders / "unread.csv"
+    with contextlib.suppress(BrokenPipeError):
+        main([f"checkpoint={checkpoint('protonet')}", f"support={folders}/support", f"query={folders}/flat",
+              f"output={output}"])  # fmt: skip
+    assert len(list(csv.DictReader(output.open()))) == len(list((folders / "flat").iterdir()))
 
 
 def test_views_by_command(checkpoint, folders, capsys):

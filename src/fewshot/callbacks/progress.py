@@ -36,5 +36,5 @@ class Progress(RichProgressBar):
                 trainer.global_step,
                 100 * seen["val/accuracy"],
                 seen["val/loss"],
-                "" if rate is None else f", {rate:.0f} training episodes/s",
+                "" if rate is None else f", {rate:{'.0f' if rate >= 10 else '.2g'}} training episodes/s",
             )

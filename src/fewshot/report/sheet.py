@@ -76,7 +76,10 @@ def task_sheet(
         axes.axhline(top + _GAP / 2, color=_FRAME, lw=0.8)
         _row_name(axes, "support", top / 2, rotation=90)
         _row_name(axes, "query", (top + _GAP + rows) / 2, rotation=90)
-    told = fill("below a query: predicted class and its probability", int(20 * figure.get_figwidth()))
+    told = "below a query: predicted class and its probability"
+    if (every := query_y.shape[1] // ways) > queries:
+        told += f"; {queries} of {every} queries a class are shown"
+    told = fill(told, int(20 * figure.get_figwidth()))
     figure.text(0.5, 0, told, ha="center", va="top", fontsize=7, color="#666666")
     write_png(target, figure)
 
