@@ -229,5 +229,5 @@ def test_the_classes_of_an_episode_are_those_of_its_images(rotations):
 
 @pytest.mark.parametrize("setting", ["rotations", "eval_rotations"])
 def test_a_mistaken_turn_is_named_before_any_image_is_read(setting):
-    with pytest.raises(UserError, match="rotations=sideways: choose true, false, random or mirrored"):
+    with pytest.raises(UserError, match=rf"^data\.{setting}=sideways: choose true, false, random or mirrored"):
         EpisodeData(None, Task(5, 1, 1, 5, 1, 1, meta_batch=1), 0, steps=1, **{setting: "sideways"})

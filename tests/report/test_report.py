@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from scipy import stats
@@ -704,6 +705,15 @@ def test_task_sheet_writes_each_prediction_with_its_probability_and_each_episode
     task_sheet(support, support_y, query, query_y, probabilities, tmp_path / "sheet.png", numbers=[3, 5])
     assert [text for text in texts if "%" in text] == ["0  90%", "0  76%", "0  50%", "1  100%"]
     assert titles == ["episode 3: 50%", "episode 5: 100%"]
+
+
+@pytest.mark.parametrize(("queries", "told"), [(4, ""), (15, "; 4 of 15 queries a class are shown")])
+def test_task_sheet_says_how_many_queries_it_leaves_out(tmp_path, monkeypatch, queries, told):
+    texts: list[str] = []
+    monkeypatch.setattr(Figure, "text", lambda self, x, y, text, **k: texts.append(" ".join(text.split())))
+    arrays = episodes(5, 1, queries)
+    task_sheet(*arrays, surely(arrays[3]), tmp_path / "sheet.png")
+    assert texts == [f"below a query: predicted class and its probability{told}"]
 
 
 def test_grey_is_drawn_as_dark_ink_and_colour_as_it_is(tmp_path):

@@ -80,8 +80,8 @@ class EpisodeData(pl.LightningDataModule):
         augment: bool | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for choice in (rotations, eval_rotations or False):  # a mistake is named before images are decoded
-            copies(choice)
+        copies(rotations)  # a mistake is named before images are decoded
+        copies(eval_rotations or False, "eval_rotations")
         self.dataset, self.task, self.seed, self.steps = dataset, task, seed, steps
         self.rotations, self.mean, self.std, self.eval_batch = rotations, mean, std, eval_batch
         self.label_fraction = label_fraction

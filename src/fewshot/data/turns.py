@@ -10,14 +10,14 @@ MOST_TURNED = 320_000_000  # bytes of the images in all turns; of more, each bat
 QUARTERS = 4
 
 
-def copies(rotations: bool | str) -> int:
-    """How many classes ``data.rotations`` makes of each.
+def copies(rotations: bool | str, setting: str = "rotations") -> int:
+    """How many classes ``data.rotations``, or another ``setting`` of the data, makes of each.
 
     Raises:
         UserError: it is none of ``ROTATIONS``.
     """
     if rotations not in ROTATIONS:
-        raise UserError(f"data.rotations={rotations}: choose true, false, random or mirrored")
+        raise UserError(f"data.{setting}={rotations}: choose true, false, random or mirrored")
     return {True: QUARTERS, "mirrored": 2 * QUARTERS}.get(rotations, 1)
 
 

@@ -55,7 +55,8 @@ def task_sheet(
     """
     episodes, ways = len(support), int(support_y.max()) + 1
     top = min(_MAX_SUPPORT, max(np.bincount(labels).max() for labels in support_y))
-    queries = min(_MAX_QUERY, max(np.bincount(labels).max() for labels in query_y))
+    every = max(np.bincount(labels).max() for labels in query_y)
+    queries = min(_MAX_QUERY, every)
     rows = top + _GAP + queries * (1 + _PREDICTION)
     down = ceil(episodes / max(1, int(_MAX_WIDTH / (_CELL * (ways + 1)))))
     figure, blocks = _blocks(down, ceil(episodes / down), ways, rows)
@@ -77,7 +78,7 @@ def task_sheet(
         _row_name(axes, "support", top / 2, rotation=90)
         _row_name(axes, "query", (top + _GAP + rows) / 2, rotation=90)
     told = "below a query: predicted class and its probability"
-    if (every := query_y.shape[1] // ways) > queries:
+    if every > queries:
         told += f"; {queries} of {every} queries a class are shown"
     told = fill(told, int(20 * figure.get_figwidth()))
     figure.text(0.5, 0, told, ha="center", va="top", fontsize=7, color="#666666")
