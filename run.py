@@ -17,11 +17,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fewshot import parallel
-from fewshot.command.ending import ending, run
-from fewshot.command.folder import occupied
+from fewshot import distributed
+from fewshot.command.exit_status import report_errors, run_command
 from fewshot.command.job import prepare
-from fewshot.command.processes import run as run_job
+from fewshot.command.run_folder import locked
+from fewshot.command.spawn import run_job
 from fewshot.result import git_commit, validation_accuracy
 
 log = logging.getLogger(__name__)
@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> float | None:
     """One run of the command line, or of a sweep; its validation accuracy is what a sweeper searches by."""
     out = Path(HydraConfig.get().runtime.output_dir)
-    if parallel.rank():  # of several that torchrun or SLURM started, the first speaks
+    if distributed.rank():  # of several that torchrun or SLURM started, the first speaks
         logging.getLogger().setLevel(logging.ERROR)
-    with ending(out, sweep=HydraConfig.get().mode == RunMode.MULTIRUN), occupied(out):
+    with report_errors(out, sweep=HydraConfig.get().mode == RunMode.MULTIRUN), locked(out):
         if job := prepare(cfg, out, git_commit(Path(__file__).parent)):
             run_job(job)
         else:
             log.info("%s is finished: nothing to do", out)
-        return validation_accuracy(out) if parallel.rank() == 0 else None
+        return validation_accuracy(out) if distributed.rank() == 0 else None
     return None
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -11,15 +11,15 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks import data, steps
+from benchmarks import data, meta_step_contenders
+from benchmarks.contender import Side, device
 from benchmarks.framework import Run
 from benchmarks.report import Options, console, run, save
 from benchmarks.rounds import Result, Row, refuse_unequal
-from benchmarks.side import Side, device
 from fewshot.episode import Episode
 from fewshot.schedule import halving
 
-INNER = steps.Inner(ways=5, steps=1, second_order=True, rate=0.4)
+INNER = meta_step_contenders.Inner(ways=5, steps=1, second_order=True, rate=0.4)
 SHOTS, QUERIES, TASKS, RATE = 1, 1, 32, 3e-3
 HALF_EVERY = 300  # steps; at 3e-3 all the way both sides stay below the goal
 SLICE, GOAL, LIMIT_SECONDS = 20, 0.9, 720.0
@@ -30,13 +30,13 @@ class Judge:
     """Accuracy on fixed validation tasks, the same code for both sides."""
 
     def __init__(self, name: str, tasks: int) -> None:
-        self.method = steps.network(INNER).to(device()).eval()
+        self.method = meta_step_contenders.network(INNER).to(device()).eval()
         self.method.test_steps = VALIDATION_STEPS
         self.episodes = data.sampler(data.splits(name)["val"], name, INNER.ways, SHOTS, 15)(torch.arange(tasks))
 
-    def accuracy(self, weights: steps.Weights) -> float:
+    def accuracy(self, weights: meta_step_contenders.Weights) -> float:
         with torch.no_grad():
-            for parameter, name in ((p, name) for name, p in self.method.learner.named_parameters()):
+            for parameter, name in ((p, name) for name, p in self.method.classifier.named_parameters()):
                 parameter.copy_(weights[name])
         right = []
         for part in self.episodes.chunks(10):
@@ -50,7 +50,7 @@ class Ours:
 
     needs_main_thread = True
 
-    def __init__(self, name: str, inner: steps.Inner, slice_steps: int, validation_tasks: int) -> None:
+    def __init__(self, name: str, inner: meta_step_contenders.Inner, slice_steps: int, validation_tasks: int) -> None:
         self.run = Run(
             slice_steps,
             *("method=maml", f"data={name}", "task=5w1s", "figures=false", f"seed={inner.seed}"),
@@ -62,9 +62,9 @@ class Ours:
         )
         self.judge = self.run.slices.do(lambda: self.start(name, inner, validation_tasks))
 
-    def start(self, name: str, inner: steps.Inner, validation_tasks: int) -> Judge:
-        start = steps.network(inner).learner.state_dict()
-        self.run.method.learner.load_state_dict(start)  # type: ignore[union-attr]
+    def start(self, name: str, inner: meta_step_contenders.Inner, validation_tasks: int) -> Judge:
+        start = meta_step_contenders.network(inner).classifier.state_dict()
+        self.run.method.classifier.load_state_dict(start)  # type: ignore[union-attr]
         return Judge(name, validation_tasks)
 
     def step(self) -> None:
@@ -73,8 +73,8 @@ class Ours:
     def close(self) -> None:
         self.run.close()
 
-    def weights(self) -> steps.Weights:
-        return dict(self.run.method.learner.named_parameters())  # type: ignore[union-attr]
+    def weights(self) -> meta_step_contenders.Weights:
+        return dict(self.run.method.classifier.named_parameters())  # type: ignore[union-attr]
 
     def accuracy(self) -> float:
         return self.run.slices.do(lambda: self.judge.accuracy(self.weights()))
@@ -86,9 +86,9 @@ class Ours:
 class Peer:
     """A loop of learn2learn."""
 
-    def __init__(self, name: str, inner: steps.Inner, slice_steps: int, validation_tasks: int) -> None:
+    def __init__(self, name: str, inner: meta_step_contenders.Inner, slice_steps: int, validation_tasks: int) -> None:
         self.judge = Judge(name, validation_tasks)
-        self.maml = steps.Peer(inner)
+        self.maml = meta_step_contenders.Peer(inner)
         self.optimizer = torch.optim.Adam(self.maml.maml.parameters(), RATE)
         self.tasks = data.TaskSet(data.splits(name)["train"], name, inner.ways, SHOTS, QUERIES, inner.seed)
         self.steps, self.taken = slice_steps, 0
@@ -102,7 +102,7 @@ class Peer:
                 zero = torch.tensor(number)
                 task = Episode(INNER.ways, *self.tasks.sample(device()), key=zero, fingerprint=zero)
                 self.maml.task(task)
-            steps.average(self.maml.maml, TASKS)
+            meta_step_contenders.average(self.maml.maml, TASKS)
             self.optimizer.step()
 
     def accuracy(self) -> float:
@@ -112,7 +112,7 @@ class Peer:
         return _result(self.maml.weights())
 
 
-def _result(weights: steps.Weights) -> Result:
+def _result(weights: meta_step_contenders.Weights) -> Result:
     return {name: value.detach().cpu().numpy().astype(np.float64) for name, value in weights.items()}
 
 

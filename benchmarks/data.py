@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from benchmarks.report import console
 from fewshot.data import EpisodeSampler, Glyphs, Omniglot, Split
+from fewshot.engines.learn2learn import load
 from fewshot.errors import UserError
-from fewshot.inner.learn2learn import load
 
 _TURNED = {"omniglot": True, "glyphs": False}  # as conf/data says
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import data
+from benchmarks.contender import Side, device
 from benchmarks.report import Options, run, save
 from benchmarks.rounds import Result, Row, alternate, refuse_unequal
-from benchmarks.side import Side, device
 from fewshot.data import Split
 
 BATCH = 32

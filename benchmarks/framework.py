@@ -15,11 +15,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-import fewshot.command.folder  # noqa: F401 - resolvers of conf/config.yaml
+import fewshot.command.run_folder  # noqa: F401 - resolvers of conf/config.yaml
 from benchmarks import ROOT
-from benchmarks.side import MAIN_THREAD
-from fewshot.command.ending import quiet
+from benchmarks.contender import MAIN_THREAD
 from fewshot.command.execute import execute
+from fewshot.command.exit_status import quiet_libraries
 from fewshot.command.job import Job, prepare
 
 
@@ -115,7 +115,7 @@ class Run:
     present: "Run"  # the one of this process, for the callback that a config names
 
     def __init__(self, steps: int, *overrides: str, terminal: bool = True) -> None:
-        quiet()
+        quiet_libraries()
         if terminal:
             _unseen_terminal()
         Run.present = self

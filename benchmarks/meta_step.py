@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from benchmarks.contender import Side
+from benchmarks.meta_step_contenders import WIDTH, Inner, Ours, Peer, random_episodes
 from benchmarks.report import Options, console, run, save
 from benchmarks.rounds import Result, Row, alternate, geometric_mean, refuse_unequal
-from benchmarks.side import Side
-from benchmarks.steps import WIDTH, Inner, Ours, Peer, random_episodes
 
 EXACT = 1e-8  # relative, in float64
 # In float32 a ReLU whose input rounds to the other side of zero moves a gradient by a tenth, on either side.

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.contender import device
 from benchmarks.rounds import Result
-from benchmarks.side import device
+from fewshot.engines import VmapEngine
+from fewshot.engines.learn2learn import load
 from fewshot.episode import Episode
-from fewshot.inner import VmapEngine
-from fewshot.inner.learn2learn import load
 from fewshot.methods import MAML
 from fewshot.networks import conv4
 
@@ -69,10 +69,10 @@ class Ours:
         return _result(self.step(episodes), self.gradients())
 
     def gradients(self) -> Weights:
-        return {name: p.grad for name, p in self.method.learner.named_parameters() if p.grad is not None}
+        return {name: p.grad for name, p in self.method.classifier.named_parameters() if p.grad is not None}
 
     def weights(self) -> Weights:
-        return {name: p.detach() for name, p in self.method.learner.named_parameters()}
+        return {name: p.detach() for name, p in self.method.classifier.named_parameters()}
 
 
 class Peer:
@@ -82,7 +82,7 @@ class Peer:
         assert image_size == 28, "OmniglotCNN takes no other images"
         learn2learn = load()
         net = learn2learn.vision.models.OmniglotCNN(inner.ways, hidden_size=width, layers=DEPTH)
-        start = {name: p.detach() for name, p in network(inner, image_size, width).learner.named_parameters()}
+        start = {name: p.detach() for name, p in network(inner, image_size, width).classifier.named_parameters()}
         ours = dict(zip(_peer_names(start), start, strict=True))
         with torch.no_grad():
             for name, parameter in net.named_parameters():

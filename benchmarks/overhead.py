@@ -8,11 +8,11 @@ import torch
 from hydra.utils import instantiate
 
 from benchmarks import data
+from benchmarks.contender import Side, device
 from benchmarks.framework import Run, job
+from benchmarks.meta_step_contenders import average
 from benchmarks.report import Options, run, save
 from benchmarks.rounds import Result, Row, alternate, refuse_unequal
-from benchmarks.side import Side, device
-from benchmarks.steps import average
 from fewshot.data import EpisodeData, Task
 from fewshot.methods import Method
 

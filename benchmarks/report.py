@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks import ROOT
 from benchmarks.rounds import Row, Unequal
 from fewshot.errors import UserError
-from fewshot.report.atomic import write_bytes
+from fewshot.files import write_bytes
 from fewshot.result import device_name, git_commit, versions
 
 RESULTS = ("benchmark", "case", "ours", "peer", "unit", "ratio")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.side import Side
+from benchmarks.contender import Side
 
 Result = Mapping[str, NDArray[np.floating]]
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from statistics import median
 
-from benchmarks.held import most_held_mb
+from benchmarks.contender import Side
+from benchmarks.meta_step_contenders import WIDTH, Inner, Ours, random_episodes
 from benchmarks.report import Options, console, run, save
 from benchmarks.rounds import Row
-from benchmarks.side import Side
-from benchmarks.steps import WIDTH, Inner, Ours, random_episodes
+from benchmarks.tensor_memory import most_held_mb
 
 BASE = Inner(ways=5)
 NAMES = ("scaling", "scaling_memory", "scaling_tensors")

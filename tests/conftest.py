@@ -11,15 +11,15 @@ import torch
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split
 from fewshot.episode import Episode
-from made_up import made_up_split
-from starter import Starter
+from run_server import RunServer
+from synthetic_data import synthetic_split
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture
 def split() -> Split:
-    return made_up_split()
+    return synthetic_split()
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def float64():
 
 
 @pytest.fixture(scope="session")
-def starter():
-    """Runs the command; see ``Starter.run``."""
-    held = Starter()
+def run_server():
+    """Runs the command; see ``RunServer.run``."""
+    held = RunServer()
     yield held
     held.close()

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from fewshot.data import Task
-from fewshot.inner import Engine
+from fewshot.engines import Engine
 from fewshot.methods import (
     MAML,
     Baseline,
@@ -76,10 +76,10 @@ def reptile(engine: Engine, norm: str = "batch", bn: str = "transductive", **opt
 
 
 def metagan(host: Callable[..., Method], engine: Engine, host_options: dict | None = None, **options) -> MetaGAN:
-    classifier = host(engine, **(host_options or {}))
+    wrapped = host(engine, **(host_options or {}))
     encoder, generator = TaskEncoder(1, SIZE, width=4, features=12), Generator(1, SIZE, 12, noise=6, width=4)
     settings = {"inner_real": 0.5, "inner_fake": 0.5, "outer_real": 0.5, "outer_fake": 0.5} | options
-    return MetaGAN(classifier, encoder, generator, partial(torch.optim.Adam, lr=1e-3), constant, **settings)
+    return MetaGAN(wrapped, encoder, generator, partial(torch.optim.Adam, lr=1e-3), constant, **settings)
 
 
 METHODS: dict[str, Callable[[Engine], Method]] = {
@@ -127,7 +127,7 @@ def training_task(name: str, task: Task) -> Task:
 
 
 def with_head(method: Method, classes: int = 30) -> Method:
-    """With as many outputs as ``made_up_split`` has classes, where a method learns that from its data."""
+    """With as many outputs as ``synthetic_split`` has classes, where a method learns that from its data."""
     for layer in method.modules():
         if isinstance(layer, ClassHead):
             layer.resize(classes)

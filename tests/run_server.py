@@ -1,6 +1,6 @@
 """``run.py`` many times for the price of one import: forks a process that has imported what a run needs.
 
-``Starter().run(arguments, folder, environment)`` is ``subprocess.run`` of the command, seconds faster.
+``RunServer().run(arguments, folder, environment)`` is ``subprocess.run`` of the command, seconds faster.
 """
 
 import json
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 RUN = ROOT / "run.py"
 
 
-class Starter:
+class RunServer:
     """Holds the process that forks; ends with this object's ``close``."""
 
     def __init__(self) -> None:
@@ -48,8 +48,8 @@ class Starter:
 def serve() -> None:
     """One command a line, its exit status a line."""
     sys.path.insert(0, str(ROOT / "src"))
-    import fewshot.command.processes
-    import fewshot.report.save  # noqa: F401
+    import fewshot.command.spawn
+    import fewshot.report.build  # noqa: F401
 
     for line in sys.stdin:
         arguments, folder, environment, files, timeout = json.loads(line)

@@ -7,7 +7,9 @@ import torch
 from fewshot.data.split import Split
 
 
-def made_up_split(classes: int = 30, images: int = 10, size: int = 8, name: str = "made/train", seed: int = 0) -> Split:
+def synthetic_split(
+    classes: int = 30, images: int = 10, size: int = 8, name: str = "made/train", seed: int = 0
+) -> Split:
     """Classes that can be told apart: a random pattern each, and noise on every image."""
     generator = torch.Generator().manual_seed(seed)
     patterns = torch.rand(classes, 1, 1, size, size, generator=generator)
@@ -28,7 +30,7 @@ class Omniglot:
     def load(self) -> dict[str, Split]:
         splits = {}
         for seed, name in enumerate(("train", "val", "test")):
-            split = made_up_split(images=20, size=self.image_size, name=f"omniglot/{name}", seed=seed)
+            split = synthetic_split(images=20, size=self.image_size, name=f"omniglot/{name}", seed=seed)
             characters = tuple(f"{name}{number // 20}/{number}" for number in range(30))
             splits[name] = replace(split, classes=characters)
         return splits

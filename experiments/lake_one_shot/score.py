@@ -2,7 +2,7 @@
 
 python experiments/lake_one_shot/score.py checkpoint=PATH runs=DIR output=FILE.csv [ways=20] [SETTING=VALUE ...]
 
-DIR is what ``python -m fewshot.data.lake_runs`` wrote. With ``ways=5`` the 20 characters of a run become four tasks.
+DIR is what ``write_runs.py`` beside this file wrote. With ``ways=5`` the 20 characters of a run become four tasks.
 One row a run; further settings are those of ``classify``.
 """
 

@@ -1,6 +1,6 @@
 """The one-shot classification task of Lake et al. (Science 2015) as folders of images, for ``fewshot.classify``.
 
-python -m fewshot.data.lake_runs output=DIR [root=data/omniglot] [seed=0]
+python experiments/lake_one_shot/write_runs.py output=DIR [root=data/omniglot] [seed=0]
 
 DIR/run01 to run20 hold ``support/<character>/*.png`` and ``query/<character>/*.png``, one image each: 20 characters of
 one evaluation alphabet, the support images by one drawer and the query images by another. As in the paper, each of
@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fewshot.data.omniglot import DRAWINGS, opened
 from fewshot.errors import UserError
-from fewshot.report.atomic import write_bytes
+from fewshot.files import write_bytes
 
 ALPHABETS, CHARACTERS, SALT = 10, 20, "lake-runs-v1"
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot import counter
+from fewshot import rng
 
 
 def weak(x: Tensor, key: Tensor, stream: int, shift: float = 1 / 14) -> Tensor:
@@ -85,7 +85,7 @@ def _span(side: int, centre: Tensor, part: float) -> Tensor:
 def _random(x: Tensor, key: Tensor, stream: int, count: int) -> Tensor:
     """``(M, count)`` numbers in (0, 1), the same for an image whatever comes after it."""
     image = torch.arange(len(x), device=x.device)[:, None]
-    return counter.uniform(key, stream, image, torch.arange(count, device=x.device)).to(x.dtype)
+    return rng.uniform(key, stream, image, torch.arange(count, device=x.device)).to(x.dtype)
 
 
 def _whole(random: Tensor, most: int) -> Tensor:

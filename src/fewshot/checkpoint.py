@@ -10,8 +10,8 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from fewshot.errors import UserError
+from fewshot.files import write_bytes
 from fewshot.networks import ClassHead
-from fewshot.report.atomic import write_bytes
 
 log = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"

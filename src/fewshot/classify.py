@@ -15,14 +15,14 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from fewshot.command.ending import quiet
+from fewshot.command.exit_status import quiet_libraries
 from fewshot.command.load import load
-from fewshot.data.folder import list_images, scan
+from fewshot.data.image_folder import list_images, scan
 from fewshot.data.images import decode_all
 from fewshot.errors import UserError
+from fewshot.figures import confusion_matrix
+from fewshot.files import write_csv
 from fewshot.learner import Learner
-from fewshot.report import confusion
-from fewshot.report.atomic import write_csv
 
 USAGE = """usage: python -m fewshot.classify checkpoint=PATH support=DIR query=DIR [KEY=VALUE ...]
 
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 0 if arguments else 1
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    quiet()
+    quiet_libraries()
     try:
         run(parse(arguments))
     except UserError as error:
@@ -249,8 +249,8 @@ def write(labelled: Labelled, output: Path) -> list[Path]:
     if counts is None:
         return [output]
     table, picture = (output.with_name(f"{output.stem}_confusion{ending}") for ending in (".csv", ".png"))
-    confusion.write_counts(counts, labelled.classes, table)
-    confusion.draw(counts, labelled.classes, picture)
+    confusion_matrix.write_counts(counts, labelled.classes, table)
+    confusion_matrix.draw_counts(counts, labelled.classes, picture)
     return [output, table, picture]
 
 

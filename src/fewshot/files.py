@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from fewshot.errors import UserError
 
 
@@ -41,10 +39,3 @@ def write_csv(target: Path, header: Iterable[object], rows: Iterable[Iterable[ob
     writer.writerow(header)
     writer.writerows(rows)
     write_bytes(target, stream.getvalue().encode())
-
-
-def write_png(target: Path, figure: Figure) -> None:
-    """Draw ``figure`` into the PNG file ``target``, as ``write_bytes`` does."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150, bbox_inches="tight", facecolor="white")
-    write_bytes(target, stream.getvalue())

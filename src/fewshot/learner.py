@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewshot import counter
+from fewshot import rng
 from fewshot.data.affine import Affine
 from fewshot.data.images import decode_all
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods import MetaGAN, Method
 from fewshot.methods.predictor import Predictor
-from fewshot.networks.norm import batch_norms
+from fewshot.networks.norm_layers import batch_norms
 
 Images = Tensor | Sequence[str | Path]
 AT_ONCE = 300  # query images in one pass
@@ -75,7 +75,7 @@ class Learner:
         number = {label: place for place, label in enumerate(classes)}
         y = torch.tensor([number[label] for label in labels])
         # The order of the images must carry nothing, as in training.
-        order = counter.bits(counter.key(0), torch.arange(len(y))).argsort()
+        order = rng.bits(rng.key(0), torch.arange(len(y))).argsort()
         nothing = torch.zeros((), dtype=torch.int64)
         episode = Episode(
             len(classes), x[order], y[order], x[:0], y[:0], nothing, nothing,
@@ -85,7 +85,7 @@ class Learner:
         if method.bn == "running" and any(layer.updates == 0 for layer in batch_norms(method.network)):
             raise UserError("bn=running: this checkpoint holds no running averages; choose bn=transductive or support")
         if isinstance(method, MetaGAN) and not generator:
-            method = method.classifier
+            method = method.host
         with torch.no_grad():
             predictors = [
                 method.predictor(replace(episode, support_x=_view(episode.support_x, view, together=False)))
@@ -119,10 +119,10 @@ def _view(x: Tensor, number: int, together: bool) -> Tensor:
     """Images ``(M, C, S, S)`` each changed a little in its own way, or all ``together`` in one; view 0 as they are."""
     if number == 0:
         return x
-    key = counter.key(number)
+    key = rng.key(number)
     if together:  # no image's view depends on its place among the others
-        return Affine()(x[:, None], counter.bits(key, _QUERY).expand(len(x)))[:, 0]
-    return Affine()(x[None], counter.bits(key, _SUPPORT)[None])[0]
+        return Affine()(x[:, None], rng.bits(key, _QUERY).expand(len(x)))[:, 0]
+    return Affine()(x[None], rng.bits(key, _SUPPORT)[None])[0]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Classifier:
         folder sorted by class must not be cut into pieces of one class.
         """
         x = self.pixels(images)
-        order = counter.bits(counter.key(1), torch.arange(len(x))).argsort()
+        order = rng.bits(rng.key(1), torch.arange(len(x))).argsort()
         parts = x[order].tensor_split(-(-len(x) // AT_ONCE)) if len(x) else ()
         with torch.no_grad():
             scores = [torch.stack([*self._views(part)]).mean(0) for part in parts]

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 
 from fewshot import __version__
-from fewshot.report.atomic import write_bytes, write_csv
-from fewshot.report.calibration import FILE, Bins
+from fewshot.calibration import FILE, Bins
+from fewshot.files import write_bytes, write_csv
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

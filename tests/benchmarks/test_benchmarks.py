@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.contender import Side
 from benchmarks.report import Options, save
 from benchmarks.rounds import Row, Unequal, alternate, geometric_mean, interval, refuse_unequal
-from benchmarks.side import Side
 
 from benchmarks import report, side
 from fewshot.errors import UserError
@@ -139,7 +139,7 @@ def test_rounds_stop_when_they_have_taken_long_enough():
 
 @needs_learn2learn
 def test_both_sides_start_from_the_same_weights():
-    from benchmarks.steps import Inner, Ours, Peer
+    from benchmarks.meta_step_contenders import Inner, Ours, Peer
 
     inner = Inner(ways=5, seed=3)
     ours, peer = Ours(inner, width=8).weights(), Peer(inner, width=8).weights()

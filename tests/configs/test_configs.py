@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import fewshot.command.folder  # noqa: F401 - resolvers of conf/config.yaml
+import fewshot.command.run_folder  # noqa: F401 - resolvers of conf/config.yaml
 from fewshot.data import Task
 from fewshot.methods import (
     MAML,
@@ -107,11 +107,11 @@ def test_recipes_differ_from_maml_in_one_option():
 
 
 def test_the_host_of_metagan_is_chosen_by_config():
-    by_group = composed("method=metagan", "method@method.classifier=protonet", "task=20w5s")
+    by_group = composed("method=metagan", "method@method.host=protonet", "task=20w5s")
     by_recipe = composed("method=metagan_protonet", "task=20w5s")
-    assert by_group.method.classifier == by_recipe.method.classifier
+    assert by_group.method.host == by_recipe.method.host
     assert by_group.task == by_recipe.task
-    assert isinstance(instantiate(by_group.method).classifier, ProtoNet)
+    assert isinstance(instantiate(by_group.method).host, ProtoNet)
 
 
 def test_folders_are_named_by_date_or_by_name():

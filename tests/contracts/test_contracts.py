@@ -8,11 +8,11 @@ import torch
 
 from fewshot.callbacks import Scores
 from fewshot.data import EpisodeData, EpisodeSampler, Split, Task
+from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.episode import Episode
-from fewshot.inner import LoopEngine, VmapEngine
 from fewshot.methods import MetaGAN
-from made_up import made_up_split
 from methods_table import METHODS, TRAINED, build, metagan, outer_gradient, training_task
+from synthetic_data import synthetic_split
 
 # Images without labels, of a further class too; most methods have no use for them.
 UNLABELED = {"unlabeled": 2, "distractors": 1}
@@ -46,7 +46,7 @@ class MadeUp:
 
     def load(self):
         return {
-            name: made_up_split(classes, name=f"made/{name}", seed=seed)
+            name: synthetic_split(classes, name=f"made/{name}", seed=seed)
             for seed, (name, classes) in enumerate(self.classes.items())
         }
 
@@ -175,7 +175,7 @@ def test_metagan_without_weights_is_its_host(host, tmp_path):
     wrapped = metagan(make, VmapEngine(), **zero)
     for method in (alone, wrapped):
         trainer(tmp_path, 20).fit(method, datamodule=data(host))
-    ours = wrapped.classifier.state_dict()
+    ours = wrapped.host.state_dict()
     assert all(torch.equal(value, ours[key]) for key, value in alone.state_dict().items())
 
 
@@ -187,7 +187,7 @@ def test_fakes_move_the_classifier_and_the_classifier_does_not_move_with_the_gen
     with_fakes = outer_gradient(method, episodes)
     method.outer_fake = method.inner_fake = 0.0
     without = outer_gradient(method, episodes)
-    classifier = [key for key in with_fakes if key.startswith("classifier.")]
+    classifier = [key for key in with_fakes if key.startswith("host.")]
     assert any(not torch.allclose(with_fakes[key], without[key]) for key in classifier)
     # The generator's own loss must not reach D: it may change only through D's terms.
     method.generator_loss = "feature_matching" if method.generator_loss == "nonsaturating" else "nonsaturating"

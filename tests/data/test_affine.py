@@ -9,7 +9,7 @@ from fewshot.augment import sample
 from fewshot.data import EpisodeData, EpisodeSampler, Task
 from fewshot.data.affine import Affine
 from fewshot.errors import UserError
-from made_up import made_up_split
+from synthetic_data import synthetic_split
 
 
 def mapped(affine: Affine, numbers: list[float], place: tuple[float, float]) -> tuple[float, float]:
@@ -80,7 +80,7 @@ def test_numbers_fill_their_ranges():
 def test_training_only_and_labels_stay(split):
     class Data:
         def load(self):
-            return {name: made_up_split(name=name, seed=n) for n, name in enumerate(("train", "val", "test"))}
+            return {name: synthetic_split(name=name, seed=n) for n, name in enumerate(("train", "val", "test"))}
 
     task = Task(
         ways=5, shots=1, queries=3, train_ways=6, train_shots=2, train_queries=1, meta_batch=2, train_unlabeled=2
@@ -101,11 +101,11 @@ def test_training_only_and_labels_stay(split):
     # The edge that comes in and the normalisation agree: still within the range of the images.
     assert float(other["support_x"].min()) >= -1 - 1e-6
     # Support, query and unlabelled images are changed by numbers of their own.
-    sampler = EpisodeSampler(made_up_split(), 5, 1, 1, seed=0, augment=Affine())
+    sampler = EpisodeSampler(synthetic_split(), 5, 1, 1, seed=0, augment=Affine())
     x = torch.rand(8, 8).expand(1, 5, 1, 8, 8)
-    from fewshot import counter
+    from fewshot import rng
 
-    seen = [Affine()(x, counter.bits(torch.tensor([1]), 12, stream)) for stream in (2, 3, 5)]
+    seen = [Affine()(x, rng.bits(torch.tensor([1]), 12, stream)) for stream in (2, 3, 5)]
     assert len({tuple(images.flatten().tolist()) for images in seen}) == 3
     alone, together = sampler(torch.tensor([3])), sampler(torch.arange(5))
     assert torch.equal(alone.query_x[0], together.query_x[3])

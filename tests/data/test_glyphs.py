@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fewshot.data.cache import cached
 from fewshot.data.characters import candidates, distinct
 from fewshot.data.drawing import FACES, STYLES, Character, crop, draw, load_fonts
 from fewshot.data.glyphs import Glyphs
 from fewshot.data.split import Split
+from fewshot.data.split_cache import cached
 from fewshot.errors import UserError
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fewshot.data import EpisodeSampler, ImageFolder
-from fewshot.data import store as store_module
+from fewshot.data import image_store as store_module
 from fewshot.data.images import decode
 from fewshot.errors import UserError
 from mixed_images import BROKEN, mixed_folder
@@ -144,14 +144,14 @@ def test_a_mixed_folder_says_what_it_leaves_out(tmp_path, caplog):
             assert np.array_equal(split.images[int(start)].numpy(), decode(first, 3, 16))
 
 
-def test_a_mixed_folder_trains(tmp_path, starter):
+def test_a_mixed_folder_trains(tmp_path, run_server):
     root = mixed_folder(tmp_path / "root", classes=12)
     environment = os.environ | {"FEWSHOT_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
     typed = ["data=folder", f"data.root={root}", "data.image_size=16", "backbone.width=4", "task.ways=2",
              "task.train_ways=2", "task.queries=3", "task.train_queries=1", "task.val_episodes=2",
              "task.test_episodes=2", "data.shares={train:1,val:1,test:1}", "trainer.max_steps=1",
              "figures=false", "name=out"]  # fmt: skip
-    done = starter.run(typed, tmp_path, environment)
+    done = run_server.run(typed, tmp_path, environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 101 files are unreadable" in done.stdout + done.stderr
     assert "alone (1)" in done.stdout + done.stderr

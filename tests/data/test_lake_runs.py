@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments.lake_one_shot.write_runs import main, write_runs
 from PIL import Image
 
-from fewshot.data.lake_runs import main, write_runs
 from fewshot.errors import UserError
 
 

@@ -7,7 +7,7 @@ from scipy import stats
 from fewshot.data import EpisodeData, EpisodeSampler, Split, Task
 from fewshot.data.split import assert_disjoint
 from fewshot.errors import UserError
-from made_up import made_up_split
+from synthetic_data import synthetic_split
 
 
 def coded_split(classes: int, counts: list[int], size: int = 4) -> Split:
@@ -92,7 +92,7 @@ def test_rotated_classes_are_exact_quarter_turns():
 def test_rotated_episodes_stay_in_their_split():
     """Every image of an episode, turned back, is one of the split's own."""
     for seed, name in enumerate(("train", "val", "test")):
-        split = made_up_split(name=name, seed=seed)
+        split = synthetic_split(name=name, seed=seed)
         own = {image.numpy().tobytes() for image in split.images}
         episodes = EpisodeSampler(split, 20, 1, 1, seed=0, rotations=True)(torch.arange(5))
         for x in torch.cat([episodes.support_x, episodes.query_x]).flatten(0, 1):
@@ -133,7 +133,7 @@ def test_rotations_give_four_times_the_ways(split):
 
 def test_a_class_in_two_splits_is_refused():
     with pytest.raises(UserError, match="in both train and val"):
-        assert_disjoint({"train": made_up_split().classes, "val": made_up_split().classes})
+        assert_disjoint({"train": synthetic_split().classes, "val": synthetic_split().classes})
 
 
 @pytest.mark.parametrize("field", ["ways", "shots", "queries", "meta_batch", "test_episodes"])
@@ -154,7 +154,7 @@ def test_task_numbers_are_checked(field):
 def test_test_episodes_depend_on_the_test_seed_alone():
     class Data:
         def load(self):
-            return {name: made_up_split(name=name, seed=n) for n, name in enumerate(("train", "val", "test"))}
+            return {name: synthetic_split(name=name, seed=n) for n, name in enumerate(("train", "val", "test"))}
 
     task = {"ways": 5, "shots": 1, "queries": 3, "train_ways": 6, "train_shots": 2, "train_queries": 1, "meta_batch": 2}
     prints = []
@@ -181,7 +181,7 @@ def test_too_many_ways_are_one_line_for_all_splits(classes, ways, message):
     class Data:
         def load(self):
             return {
-                name: made_up_split(n, name=name) for name, n in zip(("train", "val", "test"), classes, strict=True)
+                name: synthetic_split(n, name=name) for name, n in zip(("train", "val", "test"), classes, strict=True)
             }
 
     data = EpisodeData(Data(), Task(ways[1], 1, 1, ways[0], 1, 1, 1), seed=0, steps=1)
@@ -191,16 +191,16 @@ def test_too_many_ways_are_one_line_for_all_splits(classes, ways, message):
 
 def test_episodes_are_those_of_earlier_versions():
     """Runs are compared on the fingerprints of their episodes, also with runs of long ago."""
-    episodes = EpisodeSampler(made_up_split(), 5, 2, 3, 0, rotations=True, unlabeled=1)(torch.arange(2))
+    episodes = EpisodeSampler(synthetic_split(), 5, 2, 3, 0, rotations=True, unlabeled=1)(torch.arange(2))
     found = [f"{number & (1 << 64) - 1:016x}" for number in episodes.fingerprint.tolist()]
     assert found == ["c6275998becc5f8f", "ed6105f729e04eab"]
 
 
 @pytest.mark.parametrize("rotations", [True, "random", "mirrored"])
 def test_images_kept_in_all_turns_are_an_economy_of_time_only(rotations, monkeypatch):
-    split, index = made_up_split(), torch.arange(6)
+    split, index = synthetic_split(), torch.arange(6)
     kept = EpisodeSampler(split, 5, 2, 3, 0, rotations, 0.4, 0.3)
-    monkeypatch.setattr("fewshot.data.turns.MOST_TURNED", 0)
+    monkeypatch.setattr("fewshot.data.rotations.MOST_TURNED", 0)
     made_now = EpisodeSampler(split, 5, 2, 3, 0, rotations, 0.4, 0.3)
     assert kept.turned.every is not None
     assert made_now.turned.every is None
@@ -211,7 +211,7 @@ def test_images_kept_in_all_turns_are_an_economy_of_time_only(rotations, monkeyp
 @pytest.mark.parametrize("rotations", [False, True, "random", "mirrored"])
 def test_the_classes_of_an_episode_are_those_of_its_images(rotations):
     """Each query image is, turned as its class says, an image of the class that its label stands for."""
-    split = made_up_split()
+    split = synthetic_split()
     sampler = EpisodeSampler(split, ways=5, shots=1, queries=2, seed=3, rotations=rotations, distractors=1, unlabeled=1)
     index = torch.tensor([7, 2])
     episodes, classes = sampler(index), sampler.classes(index)

@@ -8,11 +8,11 @@ from scipy import stats
 from test_sampler import coded_split, codes
 
 from fewshot.data import EpisodeData, EpisodeSampler, Task, sampler
+from fewshot.engines import VmapEngine
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.inner import VmapEngine
-from made_up import made_up_split
 from methods_table import TRAINED, build, objective, outer_gradient
+from synthetic_data import synthetic_split
 
 SPLIT = coded_split(12, [14] * 12)
 
@@ -91,7 +91,7 @@ class TestDraw:
     def test_what_evaluation_and_training_hold(self):
         class Data:
             def load(self):
-                return {name: made_up_split(name=name, seed=n) for n, name in enumerate(("train", "val", "test"))}
+                return {name: synthetic_split(name=name, seed=n) for n, name in enumerate(("train", "val", "test"))}
 
         numbers = {"ways": 4, "shots": 1, "queries": 2, "train_ways": 3, "train_shots": 1, "train_queries": 1}
         more = {"unlabeled": 3, "train_unlabeled": 2, "distractors": 1, "unlabeled_query": 1, "unlabeled_tasks": 0.5}
@@ -192,7 +192,7 @@ class TestUnlabeledTasks:
     )  # of images, not tasks
     def test_no_objective_depends_on_their_labels(self, name):
         """A method without unsupervised terms has nothing to learn there; no other sees labels of the queries."""
-        episodes = EpisodeSampler(made_up_split(), 5, 2, 3, 0, unlabeled=2, unlabeled_tasks=1 - 1e-9)(torch.arange(4))
+        episodes = EpisodeSampler(synthetic_split(), 5, 2, 3, 0, unlabeled=2, unlabeled_tasks=1 - 1e-9)(torch.arange(4))
         assert not bool(episodes.labeled.any())
         method = build(name, VmapEngine())
         if name.startswith("metagan"):
@@ -209,8 +209,8 @@ class TestUnlabeledTasks:
     def test_a_batch_of_both_kinds_learns_from_the_labelled(self):
         """The objective of each task is that of the task alone: 0 without labels, the supervised one with them."""
         method = build("protonet", VmapEngine()).train()
-        mixed = EpisodeSampler(made_up_split(), 5, 2, 3, 0, unlabeled_tasks=0.5)(torch.arange(12))
-        plain = EpisodeSampler(made_up_split(), 5, 2, 3, 0)(torch.arange(12))
+        mixed = EpisodeSampler(synthetic_split(), 5, 2, 3, 0, unlabeled_tasks=0.5)(torch.arange(12))
+        plain = EpisodeSampler(synthetic_split(), 5, 2, 3, 0)(torch.arange(12))
         ours, wanted = (method.engine.each(method.task_terms, e) for e in (mixed, plain))
         assert 0 < int(mixed.labeled.sum()) < 12
         expected = torch.where(mixed.labeled, wanted["objective"], 0.0)

@@ -6,7 +6,7 @@ from scipy import stats
 
 from fewshot.data import EpisodeData, EpisodeSampler, Split, Task
 from fewshot.errors import UserError
-from made_up import made_up_split
+from synthetic_data import synthetic_split
 
 SIZES = {"few": 3, "five": 5, "nested/eight": 8, "many": 14}
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_drawn_is_one_line(grouped, options, message):
 
 def test_a_split_without_groups_is_refused():
     with pytest.raises(UserError, match="there is only one group"):
-        EpisodeSampler(made_up_split(name="made up"), 5, 1, 1, seed=0, within=0.5)
+        EpisodeSampler(synthetic_split(name="made up"), 5, 1, 1, seed=0, within=0.5)
 
 
 def test_training_and_evaluation_have_settings_of_their_own(grouped):

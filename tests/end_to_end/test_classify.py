@@ -18,7 +18,7 @@ from fewshot.classify import main
 from fewshot.errors import UserError
 from fewshot.methods.predictor import Predictor
 from fewshot.networks import Prediction
-from fewshot.networks.norm import batch_norms
+from fewshot.networks.norm_layers import batch_norms
 
 ROOT = Path(__file__).parents[2]
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
@@ -178,7 +178,7 @@ def test_metagan_with_and_without_its_generator(checkpoint, folders):
     files = sorted((folders / "flat").iterdir())
     labels = [file.name[0] for file in files]
     trained = fewshot.load(checkpoint("metagan"))
-    alone = trained.method.classifier
+    alone = trained.method.host
     plain = type(trained)(**{**vars(trained), "method": alone})
     without = trained.fit(files, labels, generator=False).probabilities(files)
     assert torch.equal(without, plain.fit(files, labels).probabilities(files))

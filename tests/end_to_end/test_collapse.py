@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 
 from fewshot.callbacks import Collapse
 from fewshot.data import EpisodeData, Task
-from fewshot.inner import VmapEngine
-from made_up import made_up_split
+from fewshot.engines import VmapEngine
 from methods_table import build
+from synthetic_data import synthetic_split
 
 HEALTHY = {"train/real_accuracy": 0.8, "train/fake_accuracy": 0.9, "train/fake_diversity": 0.3}
 ALIKE, LOST = (
@@ -21,7 +21,7 @@ ALIKE, LOST = (
 
 class MadeUp:
     def load(self):
-        return {"train": made_up_split()}
+        return {"train": synthetic_split()}
 
 
 def told(caplog, *logs: dict[str, float], first: int = 1000) -> list[str]:

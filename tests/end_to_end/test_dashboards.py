@@ -28,7 +28,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from fewshot import loggers
 from fewshot.errors import UserError
 from fewshot.loggers import CSV, TensorBoard, Wandb, weights_and_biases
-from fewshot.loggers.settings import sortable
+from fewshot.loggers.hparams import sortable
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2", "backbone.width=8",

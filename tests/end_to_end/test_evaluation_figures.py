@@ -10,18 +10,18 @@ from test_pictures import MadeUp
 
 from fewshot.callbacks import Confusion, Embedding, Figures, InnerSteps, Scores
 from fewshot.data import EpisodeData, Gaussians, Split, Task
-from fewshot.inner import VmapEngine
+from fewshot.engines import VmapEngine
 from fewshot.methods import MAML
 from fewshot.networks import mlp
-from made_up import made_up_split
 from methods_table import adam, build, with_head
+from synthetic_data import synthetic_split
 
 
 class Coloured:
     """Images of 3 channels."""
 
     def load(self):
-        grey = {name: made_up_split(name=f"made/{name}", seed=len(name)) for name in ("train", "val", "test")}
+        grey = {name: synthetic_split(name=f"made/{name}", seed=len(name)) for name in ("train", "val", "test")}
         return {n: Split(s.name, s.images.repeat(1, 3, 1, 1), s.counts, s.classes) for n, s in grey.items()}
 
 
@@ -69,7 +69,7 @@ def test_figures_are_there_and_tell_what_was_scored(name, tmp_path):
     if adapts:
         steps = {int(row["step"]): row for row in table(tmp_path / "inner_steps.csv")}
         assert list(steps) == list(range(11))
-        used = steps[getattr(method, "classifier", method).test_steps]
+        used = steps[getattr(method, "host", method).test_steps]
         assert float(used["accuracy"]) == pytest.approx(sum(accuracies[:5]) / 5, abs=1e-6)
         assert float(used["loss"]) == pytest.approx(float(scores._all["loss"][:5].mean()), abs=1e-5)
 

@@ -7,17 +7,17 @@ from pytorch_lightning.loggers.logger import DummyLogger
 
 from fewshot.callbacks import Figures
 from fewshot.data import EpisodeData, Gaussians, Task
-from fewshot.inner import VmapEngine
+from fewshot.engines import VmapEngine
 from fewshot.methods import MAML, MetaGAN
 from fewshot.networks import VectorEncoder, VectorGenerator, mlp
 from fewshot.schedule import constant
-from made_up import made_up_split
 from methods_table import adam, build
+from synthetic_data import synthetic_split
 
 
 class MadeUp:
     def load(self):
-        return {name: made_up_split(name=f"made/{name}", seed=len(name)) for name in ("train", "val", "test")}
+        return {name: synthetic_split(name=f"made/{name}", seed=len(name)) for name in ("train", "val", "test")}
 
 
 class Images(DummyLogger):

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from torch.distributed.run import get_args_parser
 
-import fewshot.command.folder  # noqa: F401 - resolvers of conf/config.yaml
+import fewshot.command.run_folder  # noqa: F401 - resolvers of conf/config.yaml
 from mixed_images import mixed_folder
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ BUDGET = ("trainer.max_steps=1", "task.test_episodes=2", "task.val_episodes=2", 
           "figures=false")  # fmt: skip
 SMALLER = {  # what a reader has and a test does not
     "data=folder": ("task.ways=2", "task.train_ways=3", "data.image_size=16"),
-    "omniglot|notebook|blog|5w5s|ablation|semi|lake": ("data.dataset._target_=made_up.Omniglot",),
+    "omniglot|notebook|blog|5w5s|ablation|semi|lake": ("data.dataset._target_=synthetic_data.Omniglot",),
     "experiment=search_maml": ("hydra.sweeper.n_trials=1",),
     "resume=": ("trainer.max_steps=2",),
 }
@@ -90,12 +90,12 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(starter, environment):
+def run(run_server, environment):
     def call(command: str, folder: Path) -> str:
         """What ``python run.py ...`` prints in ``folder``."""
         typed = filled_in(command)[2:]
         more = [text for part, texts in SMALLER.items() if re.search(part, command) for text in texts]
-        done = starter.run([*typed, *BUDGET, *more], folder, environment)
+        done = run_server.run([*typed, *BUDGET, *more], folder, environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -32,12 +32,12 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture
-def run(starter, environment, tmp_path):
+def run(run_server, environment, tmp_path):
     def call(*arguments: str, folder: Path | None = None, small: bool = True) -> subprocess.CompletedProcess:
         where = () if "-m" in arguments or folder is None else (f"hydra.run.dir={folder}",)
         flags = [argument for argument in arguments if argument.startswith("-")]  # before all overrides
         typed = [argument for argument in arguments if argument not in flags]
-        return starter.run([*flags, *(SMALL if small else ()), *typed, *where], tmp_path, environment)
+        return run_server.run([*flags, *(SMALL if small else ()), *typed, *where], tmp_path, environment)
 
     return call
 
@@ -197,7 +197,7 @@ def test_an_output_folder_that_cannot_be_made(run, tmp_path):
 def test_a_diverging_loss_keeps_the_last_good_checkpoint(run, tmp_path):
     """The rate explodes after the first validation: its checkpoint stays, and holds finite weights."""
     out = tmp_path / "out"
-    done = run("method=protonet", "method.schedule._target_=exploding.after_three", folder=out)
+    done = run("method=protonet", "method.schedule._target_=failing_callback.after_three", folder=out)
     assert_one_line_error(done, "not finite at step")
     weights = torch.load(out / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in weights.values())

@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fewshot.callbacks import Confusion, Embedding, Figures, InnerSteps, Scores
 from fewshot.data import EpisodeData, Task
-from fewshot.inner import LoopEngine, VmapEngine
-from fewshot.parallel import TaskParallel
-from made_up import made_up_split
+from fewshot.distributed import TaskParallel
+from fewshot.engines import LoopEngine, VmapEngine
 from methods_table import build, training_task
+from synthetic_data import synthetic_split
 
 # 5 tasks for 2 processes and 9 test episodes: nothing divides evenly.
 TASK = Task(5, 2, 3, 5, 2, 3, meta_batch=5, test_episodes=9, val_episodes=3, train_unlabeled=2, unlabeled=2)
@@ -24,7 +24,7 @@ TASK = Task(5, 2, 3, 5, 2, 3, meta_batch=5, test_episodes=9, val_episodes=3, tra
 class MadeUp:
     def load(self):
         return {
-            name: made_up_split(name=f"made/{name}", seed=seed) for seed, name in enumerate(("train", "val", "test"))
+            name: synthetic_split(name=f"made/{name}", seed=seed) for seed, name in enumerate(("train", "val", "test"))
         }
 
 

@@ -8,13 +8,13 @@ from test_report import make_run
 
 from fewshot.callbacks import DecisionBoundary
 from fewshot.data import EpisodeData, Gaussians, Task
+from fewshot.engines import VmapEngine
 from fewshot.errors import UserError
-from fewshot.inner import VmapEngine
+from fewshot.figures.decision_boundary import draw_decision_boundaries
 from fewshot.methods import NearestNeighbour
-from fewshot.report.boundary import boundaries
-from fewshot.report.save import report
-from made_up import made_up_split
+from fewshot.report.build import report
 from methods_table import build
+from synthetic_data import synthetic_split
 
 BLUE, ORANGE = (33, 102, 172), (217, 95, 2)
 SMALL = Gaussians({"train": 4, "val": 3, "test": 5}, points=12)
@@ -40,7 +40,7 @@ def saved(file, tasks: int = 1, **more):
 
 
 def drawn(tmp_path, *files) -> np.ndarray:
-    boundaries({f"run {number}": file for number, file in enumerate(files)}, tmp_path / "boundaries.png")
+    draw_decision_boundaries({f"run {number}": file for number, file in enumerate(files)}, tmp_path / "boundaries.png")
     with Image.open(tmp_path / "boundaries.png") as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
@@ -90,9 +90,9 @@ def test_runs_are_columns_and_tasks_are_rows(tmp_path):
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(UserError, match=r"a\.npz: cannot be read"):
-        boundaries({"a": tmp_path / "a.npz"}, tmp_path / "b.png")
+        draw_decision_boundaries({"a": tmp_path / "a.npz"}, tmp_path / "b.png")
     with pytest.raises(UserError, match=r"b\.npz: support_y missing"):
-        boundaries({"b": saved(tmp_path / "b.npz", support_y=None)}, tmp_path / "b.png")
+        draw_decision_boundaries({"b": saved(tmp_path / "b.npz", support_y=None)}, tmp_path / "b.png")
 
 
 def test_a_report_joins_the_boundaries_that_are_there(tmp_path):
@@ -140,7 +140,7 @@ def test_other_data_is_refused(tmp_path):
     class Images:
         def load(self):
             return {
-                name: made_up_split(name=f"made/{name}", seed=seed)
+                name: synthetic_split(name=f"made/{name}", seed=seed)
                 for seed, name in enumerate(("train", "val", "test"))
             }
 

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from fewshot.report.confused_pairs import ConfusedPairs
+from fewshot.figures.confused_pairs import ConfusedPairs
 
 # Three tasks of two ways with two queries a class; classes 0, 1 and 2.
 CLASSES = np.array([[0, 1], [1, 0], [2, 1]])

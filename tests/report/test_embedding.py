@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot.report.embedding import Embedded, draw, principal_components
+from fewshot.figures.embedding import Embedded, draw_embedding, principal_components
 
 
 def test_principal_components_by_hand():
@@ -41,8 +41,8 @@ def test_more_ways_than_colours_and_any_names(tmp_path):
     places = np.random.default_rng(0).normal(size=(12, 2))
     many = Embedded(0, places, labels, places, labels, labels > 3, 0.5, names)
     few = Embedded(1, places[:2], labels[:2], places[:2], labels[:2], labels[:2] < 2, 0.5, ["$a$^", "b"])
-    draw([many], tmp_path / "one.png")
-    draw([many, few, many], tmp_path / "three.png")
+    draw_embedding([many], tmp_path / "one.png")
+    draw_embedding([many, few, many], tmp_path / "three.png")
     one, three = (Image.open(tmp_path / name) for name in ("one.png", "three.png"))
     assert three.width > 1.7 * one.width
     assert three.height > 1.7 * one.height

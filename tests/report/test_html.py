@@ -17,16 +17,16 @@ from PIL import Image
 from test_report import HIGH, LOW, make_failure, make_run, table_of
 from torchmetrics.classification import MulticlassCalibrationError
 
+from fewshot.calibration import Bins, pooled, read_bins
 from fewshot.callbacks import Scores
 from fewshot.errors import UserError
+from fewshot.figures.captions import CAPTIONS
+from fewshot.figures.learning_curves import read_metrics
 from fewshot.report import collect, csv_text, markdown
 from fewshot.report import published as literature
-from fewshot.report.calibration import Bins, pooled, read_bins
-from fewshot.report.captions import CAPTIONS
-from fewshot.report.comparison import episode_scatter, mean_curve, reliability, validation_curves
-from fewshot.report.plot import accuracies, read_metrics
-from fewshot.report.render import latex
-from fewshot.report.save import report
+from fewshot.report.build import report
+from fewshot.report.charts import accuracies, episode_scatter, mean_curve, reliability, validation_curves
+from fewshot.report.formats import latex
 from fewshot.result import write_calibration
 
 ROOT = Path(__file__).parents[2]

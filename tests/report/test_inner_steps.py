@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot.report.inner_steps import Curve, draw
+from fewshot.figures.inner_steps import Curve, draw_inner_steps
 
 
 def test_means_and_intervals_over_tasks(tmp_path):
@@ -23,5 +23,5 @@ def test_means_and_intervals_over_tasks(tmp_path):
 
 def test_one_task_has_no_interval_and_still_a_figure(tmp_path):
     curve = Curve.of([0, 1], np.array([[0.2], [0.6]]), np.array([[1.6], [1.0]]))
-    draw(curve, tmp_path / "inner_steps.png", used=1)
+    draw_inner_steps(curve, tmp_path / "inner_steps.png", used=1)
     assert Image.open(tmp_path / "inner_steps.png").width > 500

@@ -16,8 +16,10 @@ from rich.console import Console
 from scipy import stats
 
 from fewshot.errors import UserError
+from fewshot.figures.image_grid import image_rows, task_sheet
+from fewshot.figures.learning_curves import learning_curves
 from fewshot.report import collect, compare, csv_text, markdown, terminal, write
-from fewshot.report.plot import accuracies, image_rows, learning_curves, task_sheet
+from fewshot.report.charts import accuracies
 
 LOW, HIGH = (0.2, 0.4, 0.6), (0.4, 0.4, 0.8)
 

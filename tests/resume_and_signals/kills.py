@@ -1,6 +1,6 @@
 """Kill runs at random moments, go on with them, and compare with runs that nobody killed.
 
-python tests/survive/kills.py [NUMBER [SEED]]      # twenty kills over all methods
+python tests/resume_and_signals/kills.py [NUMBER [SEED]]      # twenty kills over all methods
 """
 
 import csv

@@ -19,11 +19,11 @@ def shared_cache(tmp_path_factory):
 
 
 @pytest.fixture
-def run(starter, tmp_path):
+def run(run_server, tmp_path):
     def call(*arguments: str, small: bool = True) -> subprocess.CompletedProcess:
         flags = [argument for argument in arguments if argument.startswith("-")]
         typed = [argument for argument in arguments if argument not in flags]
-        return starter.run([*flags, *(kills.SMALL if small else ()), *typed], tmp_path, os.environ)
+        return run_server.run([*flags, *(kills.SMALL if small else ()), *typed], tmp_path, os.environ)
 
     return call
 

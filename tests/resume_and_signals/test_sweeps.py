@@ -29,9 +29,9 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture
-def sweep(starter, environment, tmp_path):
+def sweep(run_server, environment, tmp_path):
     def call(*arguments: str) -> subprocess.CompletedProcess:
-        return starter.run(("-m", *SMALL, *arguments), tmp_path, environment)
+        return run_server.run(("-m", *SMALL, *arguments), tmp_path, environment)
 
     return call
 

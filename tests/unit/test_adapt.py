@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.errors import UserError
-from fewshot.inner import LoopEngine, VmapEngine
 from fewshot.methods.adapt import ADAPT, Adaptation
-from fewshot.networks.norm import Statistics, normalising
+from fewshot.networks.norm_layers import Statistics, normalising
 from methods_table import WAYS, baseline, maml, metagan, reptile
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -26,7 +26,7 @@ METHODS = {
 def made(name: str, **options):
     torch.manual_seed(0)
     method = METHODS[name](**options).eval()
-    nn.init.normal_(method.learner.head.weight)
+    nn.init.normal_(method.classifier.head.weight)
     return method
 
 
@@ -48,7 +48,7 @@ def test_only_the_counted_parameters_change(name, adapt, episodes):
             made(name, adapt=adapt)
         return
     method = made(name, adapt=adapt, rank=RANK)
-    before = {key: value.detach().clone() for key, value in method.learner.named_parameters()}
+    before = {key: value.detach().clone() for key, value in method.classifier.named_parameters()}
     after = method.predictor(episodes[0]).state
     body = [key for key in before if key.startswith("backbone.")]
     changed = {key for key in body if not torch.equal(before[key], after[key])}
@@ -67,7 +67,7 @@ def test_only_the_counted_parameters_change(name, adapt, episodes):
         else:
             count += difference.numel()
     assert method.adapted_parameters == count
-    assert all(torch.equal(before[key], value) for key, value in method.learner.named_parameters())
+    assert all(torch.equal(before[key], value) for key, value in method.classifier.named_parameters())
 
 
 def test_metagan_counts_its_classifiers():
@@ -79,7 +79,7 @@ def test_the_head_alone_is_gradient_descent_over_frozen_features(name, episodes)
     """Written out with the gradient of the cross-entropy: (p - y) f, for cosines with that of the cosine."""
     method = made(name, adapt="head")
     episode, steps, rate = episodes[1], method.test_steps, method.inner_rate
-    backbone, head = method.learner.backbone, method.learner.head
+    backbone, head = method.classifier.backbone, method.classifier.head
     average = Statistics.RUNNING if name.startswith("baseline") else Statistics.BATCH
     with torch.no_grad(), normalising(backbone, average):
         support, queries = backbone(episode.support_x), backbone(episode.query_x)
@@ -114,7 +114,7 @@ class TestLowRank:
     @pytest.fixture
     def learner(self, float64):
         torch.manual_seed(0)
-        return maml(VmapEngine()).learner
+        return maml(VmapEngine()).classifier
 
     def test_starts_at_the_unadapted_network(self, learner):
         params = dict(learner.named_parameters())
@@ -127,16 +127,16 @@ class TestLowRank:
         """W - rate * G A' A, with A of rows about as long as 1."""
         method = made("maml", adapt="lora", rank=3, test_steps=1)
         episode, key = episodes[0], "backbone.layers.3.weight"
-        weight = method.learner.get_parameter(key)
-        a = method.adaptation.start(dict(method.learner.named_parameters()))[f"{key}.A"]
-        loss = F.cross_entropy(method.learner(episode.support_x).logits, episode.support_y)
+        weight = method.classifier.get_parameter(key)
+        a = method.adaptation.start(dict(method.classifier.named_parameters()))[f"{key}.A"]
+        loss = F.cross_entropy(method.classifier(episode.support_x).logits, episode.support_y)
         (gradient,) = torch.autograd.grad(loss, weight)
         wanted = weight - 0.3 * (gradient.flatten(1) @ a.T @ a).view_as(weight)
         torch.testing.assert_close(method.predictor(episode).state[key], wanted, rtol=1e-10, atol=1e-12)
         assert a.norm(dim=1).sub(1).abs().max() < 0.5
 
     def test_nothing_of_it_is_saved_and_it_is_always_the_same(self, learner):
-        first, second = Adaptation(learner, "lora", 3), Adaptation(maml(VmapEngine()).learner, "lora", 3)
+        first, second = Adaptation(learner, "lora", 3), Adaptation(maml(VmapEngine()).classifier, "lora", 3)
         assert not first.state_dict()
         params = dict(learner.named_parameters())
         assert all(torch.equal(value, second.start(params)[key]) for key, value in first.start(params).items())

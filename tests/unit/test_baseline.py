@@ -9,10 +9,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from fewshot import checkpoint
 from fewshot.callbacks import Recipe
 from fewshot.data import ClassBatches, EpisodeData, EpisodeSampler, Task
+from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.errors import UserError
-from fewshot.inner import LoopEngine, VmapEngine
-from made_up import made_up_split
 from methods_table import baseline, outer_gradient
+from synthetic_data import synthetic_split
 
 TASK = Task(5, 2, 3, 5, 2, 3, meta_batch=2, test_episodes=4, val_episodes=0, train_batch=8)
 HEADS = ("linear", "cosine")
@@ -23,13 +23,15 @@ class MadeUp:
         self.classes = classes
 
     def load(self):
-        return {name: made_up_split(self.classes, name=name, seed=seed) for seed, name in enumerate(("train", "test"))}
+        return {
+            name: synthetic_split(self.classes, name=name, seed=seed) for seed, name in enumerate(("train", "test"))
+        }
 
 
 class TestBatches:
     @pytest.mark.parametrize("rotations", [False, True])
     def test_labels_are_the_classes_of_the_images(self, rotations):
-        split = made_up_split(6, images=4)
+        split = synthetic_split(6, images=4)
         batches = ClassBatches(split, 300, seed=0, rotations=rotations)(torch.arange(2))
         turns = 4 if rotations else 1
         assert batches.ways == 6 * turns
@@ -44,12 +46,12 @@ class TestBatches:
         assert len(batches.query_y.unique()) == batches.ways
 
     def test_random_rotations_are_not_classes(self):
-        batches = ClassBatches(made_up_split(6, images=1), 200, seed=0, rotations="random")(torch.arange(1))
+        batches = ClassBatches(synthetic_split(6, images=1), 200, seed=0, rotations="random")(torch.arange(1))
         assert batches.ways == 6
         assert len(batches.query_x[0].flatten(1).unique(dim=0)) == 24
 
     def test_a_batch_is_a_function_of_its_number_and_the_seed(self):
-        split = made_up_split(6)
+        split = synthetic_split(6)
         draw, other = ClassBatches(split, 8, seed=0), ClassBatches(split, 8, seed=1)
         together, alone = draw(torch.tensor([3, 4, 5])), draw(torch.tensor([4]))
         for name, value in alone.tensors().items():
@@ -58,7 +60,7 @@ class TestBatches:
         assert not torch.equal(other(torch.tensor([4])).query_x, alone.query_x)
 
     def test_only_labelled_images_are_drawn(self):
-        batches = ClassBatches(made_up_split(6, images=10), 500, seed=0, label_fraction=0.2)(torch.arange(1))
+        batches = ClassBatches(synthetic_split(6, images=10), 500, seed=0, label_fraction=0.2)(torch.arange(1))
         assert len(batches.query_x[0].flatten(1).unique(dim=0)) == 12
 
     def test_augmentation_of_the_data_reaches_them(self):
@@ -82,9 +84,9 @@ class TestBatches:
 def test_pretraining_is_cross_entropy_over_all_classes(head, engine, float64):
     torch.manual_seed(0)
     method = baseline(engine(), head=head)
-    batches = ClassBatches(made_up_split(), 8, seed=0)(torch.arange(3))
+    batches = ClassBatches(synthetic_split(), 8, seed=0)(torch.arange(3))
     ours = outer_gradient(method, batches)
-    learner = method.learner
+    learner = method.classifier
     losses = []
     for x, y in zip(batches.query_x, batches.query_y, strict=True):
         f, weight = learner.backbone(x), learner.head.weight
@@ -146,5 +148,5 @@ def test_tasks_in_place_of_minibatches_are_refused(tmp_path):
 
 
 def test_any_number_of_ways_is_tested():
-    tasks = EpisodeSampler(made_up_split(), 7, 1, 2, seed=0)(torch.arange(2))
+    tasks = EpisodeSampler(synthetic_split(), 7, 1, 2, seed=0)(torch.arange(2))
     assert baseline(VmapEngine()).eval().logits(tasks).shape == (2, 14, 7)

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fewshot.networks import normalise
-from fewshot.networks.normalise import batch_normalise
+from fewshot.networks import batch_norm_function
+from fewshot.networks.batch_norm_function import batch_normalise
 
 pytestmark = pytest.mark.usefixtures("float64")
 EPS = 1e-3
@@ -49,7 +49,7 @@ def test_both_derivatives_equal_finite_differences(shape):
 @pytest.mark.parametrize("shape", [(2, 4, 3), (2, 3, 3, 2, 2)])
 def test_each_task_has_statistics_of_its_own(shape, many_numbers, monkeypatch):
     """By passes over all tasks, and task by task."""
-    monkeypatch.setattr(normalise, "_MANY_NUMBERS", many_numbers)
+    monkeypatch.setattr(batch_norm_function, "_MANY_NUMBERS", many_numbers)
     mapped = torch.func.vmap(ours)
     given = inputs(*shape)
     torch.testing.assert_close(mapped(*given), torch.stack([ours(*task) for task in zip(*given, strict=True)]))

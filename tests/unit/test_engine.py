@@ -5,22 +5,22 @@ import sys
 
 import pytest
 import torch
-from benchmarks.held import most_held_mb
+from benchmarks.tensor_memory import most_held_mb
 
 from fewshot.data.sampler import EpisodeSampler
+from fewshot.engines import Engine, LoopEngine, VmapEngine
+from fewshot.engines.learn2learn import Learn2LearnEngine
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.inner import Engine, LoopEngine, VmapEngine
-from fewshot.inner.learn2learn import Learn2LearnEngine
 from fewshot.methods import MAML
 from fewshot.networks import conv4, mlp
-from made_up import made_up_split
 from methods_table import SIZE, build, maml, metagan, objective, outer_gradient
+from synthetic_data import synthetic_split
 
 
 @pytest.fixture
 def tasks(float64):
-    return EpisodeSampler(made_up_split(), 5, 2, 3, seed=0)(torch.arange(3))
+    return EpisodeSampler(synthetic_split(), 5, 2, 3, seed=0)(torch.arange(3))
 
 
 def same_gradients(make, one: Engine, two: Engine, tasks) -> None:
@@ -71,7 +71,7 @@ def test_stand_ins_do_not_stay():
     """What learn2learn imports and nobody uses must not pass for installed afterwards."""
     code = """
 import importlib.util, sys
-from fewshot.inner.learn2learn import UNUSED, load
+from fewshot.engines.learn2learn import UNUSED, load
 here = {name for name in UNUSED if importlib.util.find_spec(name)}
 load()
 assert {name for name in UNUSED if name in sys.modules} <= here
@@ -123,7 +123,7 @@ def test_settings_that_cannot_be_had_are_one_line(settings, message):
 
 def test_automatic_chunk_follows_the_size_of_a_task():
     def chunk(images: int, size: int) -> int:
-        episode = EpisodeSampler(made_up_split(), 5, 2, 3, seed=0)(torch.arange(2))
+        episode = EpisodeSampler(synthetic_split(), 5, 2, 3, seed=0)(torch.arange(2))
         x = torch.zeros(2, images, 1, size, size)
         return VmapEngine().default_chunk(episode.with_tensors({"support_x": x, "query_x": x}), adapts=True)
 

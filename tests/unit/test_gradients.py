@@ -6,19 +6,19 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from fewshot.data.sampler import EpisodeSampler
-from fewshot.inner import LoopEngine, VmapEngine
+from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.methods.adapt import ADAPT
 from fewshot.networks import mlp
-from fewshot.networks.norm import NORMS
-from made_up import made_up_split
+from fewshot.networks.norm_layers import NORMS
 from methods_table import SIZE, maml, objective, outer_gradient, protonet
+from synthetic_data import synthetic_split
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture
 def tasks(float64):
-    return EpisodeSampler(made_up_split(), 5, 2, 3, seed=0)(torch.arange(3))
+    return EpisodeSampler(synthetic_split(), 5, 2, 3, seed=0)(torch.arange(3))
 
 
 def directional_error(method, tasks, seed: int = 0, step: float = 1e-6) -> float:
@@ -93,7 +93,7 @@ def test_maml_equals_the_inner_loop_written_out(second_order, tasks):
     torch.manual_seed(0)
     method = maml(VmapEngine(), second_order=second_order, steps=2)
     ours = outer_gradient(method, tasks)
-    network, start = method.learner, dict(method.learner.named_parameters())
+    network, start = method.classifier, dict(method.classifier.named_parameters())
     total = dict.fromkeys(start, 0.0)
     for task in range(len(tasks)):
         episode, params = tasks[task], dict(start)
@@ -108,7 +108,7 @@ def test_maml_equals_the_inner_loop_written_out(second_order, tasks):
         for key, g in zip(start, torch.autograd.grad(outer, wanted), strict=True):
             total[key] = total[key] + g / len(tasks)
     for key, value in total.items():
-        torch.testing.assert_close(ours[f"learner.{key}"], value, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(ours[f"classifier.{key}"], value, rtol=1e-8, atol=1e-12)
 
 
 def test_orders_differ(tasks):
@@ -118,5 +118,5 @@ def test_orders_differ(tasks):
     second = outer_gradient(method, tasks)
     method.second_order = False
     first = outer_gradient(method, tasks)
-    name = "learner.backbone.layers.0.weight"
+    name = "classifier.backbone.layers.0.weight"
     assert float((first[name] - second[name]).norm()) > 1e-3 * float(second[name].norm())

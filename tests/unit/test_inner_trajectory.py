@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from fewshot.data import EpisodeSampler
-from fewshot.inner import LoopEngine, VmapEngine
-from fewshot.methods.trajectory import adapting, trajectory
-from made_up import made_up_split
+from fewshot.engines import LoopEngine, VmapEngine
+from fewshot.methods.inner_trajectory import adapting, trajectory
 from methods_table import WAYS, build
+from synthetic_data import synthetic_split
 
 ADAPTING = ("maml", "anil", "meta_sgd", "maml_pseudo", "reptile", "baseline", "baseline_pp", "metagan")
 STEPS = (0, 1, 3, 6)
@@ -21,7 +21,7 @@ def _double():
 
 
 def episodes():
-    sampler = EpisodeSampler(made_up_split(), WAYS, shots=1, queries=2, seed=0, unlabeled=2)
+    sampler = EpisodeSampler(synthetic_split(), WAYS, shots=1, queries=2, seed=0, unlabeled=2)
     return sampler(torch.arange(3))
 
 

@@ -10,21 +10,21 @@ import torch
 import torch.nn.functional as F
 
 from fewshot.data import EpisodeData, EpisodeSampler, Task
+from fewshot.engines import VmapEngine
 from fewshot.errors import UserError
-from fewshot.inner import VmapEngine
-from fewshot.losses import fake_loss, real_loss
 from fewshot.methods import MetaGAN, NearestNeighbour
+from fewshot.methods.gan_losses import fake_loss, real_loss
 from fewshot.methods.metagan import spread
 from fewshot.networks import Generator, TaskEncoder
 from fewshot.networks.gan import Aggregation
-from made_up import made_up_split
 from methods_table import maml, metagan, protonet
+from synthetic_data import synthetic_split
 
 
 @pytest.fixture
 def tasks(float64):
     """Tasks with unlabelled images for both loops."""
-    return EpisodeSampler(made_up_split(), 5, 1, 2, seed=0, unlabeled=2, unlabeled_query=3, distractors=1)(
+    return EpisodeSampler(synthetic_split(), 5, 1, 2, seed=0, unlabeled=2, unlabeled_query=3, distractors=1)(
         torch.arange(3)
     )
 
@@ -48,8 +48,8 @@ def test_inner_real_term_is_over_unlabelled_images(tasks):
     """One inner step written out: the gradient of CE + real + fake on the support set and the unlabelled images."""
     torch.manual_seed(0)
     method = metagan(maml, VmapEngine(), host_options={"steps": 1}, inner_real=0.7, inner_fake=0.3).train()
-    task, host = tasks[0], method.classifier
-    network = host.learner
+    task, host = tasks[0], method.host
+    network = host.classifier
     support, unlabeled = network(task.support_x), network(task.unlabeled_x)
     fakes = network(method.generate(task, None, stream=0).detach())
     loss = F.cross_entropy(support.logits, task.support_y)
@@ -85,7 +85,7 @@ def test_a_task_without_labels_has_the_real_and_fake_terms_only(host, tasks):
 def train(method, tmp_path, **task):
     class Data:
         def load(self):
-            return {name: made_up_split(name=name, seed=n) for n, name in enumerate(("train", "val", "test"))}
+            return {name: synthetic_split(name=name, seed=n) for n, name in enumerate(("train", "val", "test"))}
 
     numbers = Task(5, 1, 2, 5, 1, 2, meta_batch=2, **task)
     trainer = pl.Trainer(

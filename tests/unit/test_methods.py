@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fewshot.inner import VmapEngine
-from fewshot.losses import fake_loss, feature_matching, real_logit, real_loss
+from fewshot.engines import VmapEngine
 from fewshot.methods import NearestNeighbour
+from fewshot.methods.gan_losses import fake_loss, feature_matching, real_logit, real_loss
 from fewshot.methods.protonet import prototypes, squared_distances
 from methods_table import build, maml, metagan, protonet
 
@@ -97,7 +97,7 @@ def test_inner_terms_enter_at_their_step(episodes):
         torch.manual_seed(0)
         method = metagan(maml, VmapEngine(), inner_from=start).train()
         logits.append(method.predictor(task)(task.query_x).logits)
-    host = method.classifier.predictor(task)(task.query_x).logits
+    host = method.host.predictor(task)(task.query_x).logits
     assert torch.equal(logits[2], host)
     assert not torch.allclose(logits[0], logits[1])
     assert not torch.allclose(logits[1], host)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
+from fewshot.engines import VmapEngine
 from fewshot.errors import UserError
-from fewshot.inner import VmapEngine
 from fewshot.methods import SoftKMeans
 from fewshot.methods.n_pair import LOSSES
 from fewshot.networks import conv4

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fewshot.networks.norm import BatchNorm, Statistics, norm, normalising, recording
+from fewshot.networks.norm_layers import BatchNorm, Statistics, norm, normalising, recording
 
 
 @pytest.fixture

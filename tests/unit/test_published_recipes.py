@@ -20,12 +20,12 @@ from torch import nn
 
 from fewshot import checkpoint
 from fewshot.data import EpisodeData, EpisodeSampler, Task
+from fewshot.engines import VmapEngine
 from fewshot.errors import UserError
-from fewshot.inner import VmapEngine
 from fewshot.methods import MAML
-from fewshot.networks import Generator, blog, conv4, learn2learn
-from fewshot.networks.norm import batch_norms
-from made_up import made_up_split
+from fewshot.networks import Generator, conv4, keras_metagan, l2l_omniglot
+from fewshot.networks.norm_layers import batch_norms
+from synthetic_data import synthetic_split
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ("notebook_maml_cnn", "notebook_fomaml_cnn", "notebook_fomaml_fc")
@@ -55,7 +55,7 @@ def dense(before: int, after: int) -> int:
 def test_networks_have_the_published_sizes():
     metagan = instantiate(composed("blog_metagan").method)
     norms = 4 * 2 * 64
-    assert parameters(metagan.classifier) == conv(1, 64) + 3 * conv(64, 64) + norms + dense(2 * 2 * 64, 5) == 113_221
+    assert parameters(metagan.host) == conv(1, 64) + 3 * conv(64, 64) + norms + dense(2 * 2 * 64, 5) == 113_221
     widths = [1, 64, 64, 128, 128, 256, 256]
     convs = sum(conv(a, b) for a, b in pairwise(widths))
     assert parameters(metagan.encoder) == convs + dense(4 * 4 * 256, 256) == 2_193_088
@@ -82,7 +82,7 @@ def test_networks_have_the_published_sizes():
     ],
 )  # fmt: skip
 def test_padding_is_that_of_tensorflow(side, stride, wanted):
-    layer = blog.SameConv2d(1, 1, 3, stride)
+    layer = keras_metagan.SameConv2d(1, 1, 3, stride)
     nn.init.ones_(layer.weight)
     nn.init.zeros_(layer.bias)
     assert layer(torch.arange(float(side**2)).view(1, 1, side, side)).tolist() == [[wanted]]
@@ -90,7 +90,7 @@ def test_padding_is_that_of_tensorflow(side, stride, wanted):
 
 def test_the_classifier_sees_the_first_corner_not_the_last():
     """With its zeros right and below, the first filter sits on the first pixels; padding by 1 would shift it."""
-    body = blog.classifier_body(1, 28)
+    body = keras_metagan.classifier_body(1, 28)
     first = body.layers[0]
     with torch.no_grad():
         first.weight.zero_()
@@ -102,7 +102,7 @@ def test_the_classifier_sees_the_first_corner_not_the_last():
 
 @pytest.mark.parametrize(
     ("make", "factor"),
-    [(blog.generator, 0.3 * 0.3), (Generator, 0.2 * 0.2 * 0.2)],  # the blog's dense layer is linear
+    [(keras_metagan.generator, 0.3 * 0.3), (Generator, 0.2 * 0.2 * 0.2)],  # the blog's dense layer is linear
 )
 def test_what_the_generator_does_to_a_negative_number(make, factor):
     generator = make(1, 8, condition=1, noise=1, width=1)
@@ -118,7 +118,7 @@ def test_what_the_generator_does_to_a_negative_number(make, factor):
 
 
 def test_the_task_encoder_is_a_mean_over_images():
-    encoder = blog.task_encoder(1, 28)
+    encoder = keras_metagan.task_encoder(1, 28)
     x = torch.rand(3, 1, 28, 28)
     torch.testing.assert_close(encoder(x), torch.stack([encoder(one[None]) for one in x]).mean(0))
     sizes = []
@@ -152,7 +152,7 @@ def test_the_blog_starts_as_keras_does():
 
 @pytest.mark.parametrize("recipe", NOTEBOOK[:2])
 def test_the_notebooks_cnn_starts_as_learn2learn_does(recipe):
-    learner = instantiate(composed(recipe).method).learner
+    learner = instantiate(composed(recipe).method).classifier
     for layer in learner.backbone.modules():
         if isinstance(layer, nn.Conv2d):
             assert_glorot(layer)
@@ -164,7 +164,7 @@ def test_the_notebooks_cnn_starts_as_learn2learn_does(recipe):
 
 
 def test_the_notebooks_fc_starts_as_learn2learn_does():
-    learner = instantiate(composed("notebook_fomaml_fc").method).learner
+    learner = instantiate(composed("notebook_fomaml_fc").method).classifier
     cut = stats.truncnorm(-2, 2, scale=0.01)
     layers = [layer for layer in learner.modules() if isinstance(layer, nn.Linear)]
     for layer in layers:
@@ -177,11 +177,11 @@ def test_the_notebooks_fc_starts_as_learn2learn_does():
 
 
 def test_a_head_starts_near_zero_unless_a_recipe_says_otherwise():
-    backbone = partial(learn2learn.omniglot_fc, 1, 8, (400,))
+    backbone = partial(l2l_omniglot.omniglot_fc, 1, 8, (400,))
     settings = {"inner_rate": 0.1, "steps": 1, "test_steps": 1, "engine": VmapEngine(), "bn": "transductive"}
-    assert float(MAML(backbone(), 5, **settings).learner.head.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
+    assert float(MAML(backbone(), 5, **settings).classifier.head.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
     ones = MAML(backbone(), 5, head_init=nn.init.ones_, **settings)
-    assert (ones.learner.head.weight == 1).all()
+    assert (ones.classifier.head.weight == 1).all()
 
 
 # Settings
@@ -204,7 +204,7 @@ def test_the_blogs_numbers():
     assert (task.ways, task.shots, task.queries, task.test_episodes, task.val_episodes) == (5, 5, 15, 659 // 5, 0)
     assert (task.train_draw, task.draw) == ("passes", "in_order")
     assert cfg.trainer.max_steps == 100 * (964 // 5 // 32)
-    host = method.classifier
+    host = method.host
     assert (host.inner_rate, host.steps, host.test_steps, host.second_order) == (0.1, 5, 5, False)
     assert (method.bn, method.sum_tasks, host.sum_tasks, method.generator_loss) == (
         "transductive", True, True, "feature_matching",
@@ -221,7 +221,7 @@ def test_the_blogs_numbers():
 
 def test_the_blogs_images_are_dark_strokes_on_white_in_minus_one_to_one():
     data = composed("blog_metagan").data
-    split = made_up_split()
+    split = synthetic_split()
     split.images[:] = torch.tensor([0, 51, 255, 255], dtype=torch.uint8).repeat(16).view(8, 8)  # ink
     x = EpisodeSampler(split, 5, 5, 5, seed=0, mean=data.mean, std=data.std)(torch.arange(1)).query_x
     on_white = 255 - split.images[0].float()
@@ -267,7 +267,7 @@ def test_first_order_continues_from_the_second_order_run():
 
 class _MadeUp:
     def load(self):
-        return {"train": made_up_split(), "test": made_up_split(name="made/test", seed=1)}
+        return {"train": synthetic_split(), "test": synthetic_split(name="made/test", seed=1)}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -280,7 +280,7 @@ def test_an_outer_loss_that_is_a_sum_moves_as_many_times_further(tmp_path):
             conv4(1, 8, width=4, depth=2), 5, 0.1, 1, 1, engine=VmapEngine(), bn="transductive",
             optimizer=partial(torch.optim.SGD, lr=1e-3), sum_tasks=sum_tasks,
         ).double()  # fmt: skip
-        before = method.learner.head.weight.detach().clone()
+        before = method.classifier.head.weight.detach().clone()
         torch.set_default_dtype(torch.float64)
         try:
             trainer = pl.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -289,7 +289,7 @@ def test_an_outer_loss_that_is_a_sum_moves_as_many_times_further(tmp_path):
             trainer.fit(method, datamodule=EpisodeData(_MadeUp(), task, 0, 1))
         finally:
             torch.set_default_dtype(torch.float32)
-        moved.append(method.learner.head.weight.detach() - before)
+        moved.append(method.classifier.head.weight.detach() - before)
     assert moved[0].abs().max() > 1e-6
     torch.testing.assert_close(moved[1], 3 * moved[0])
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fewshot.engines import VmapEngine
 from fewshot.errors import UserError
-from fewshot.inner import VmapEngine
 from fewshot.methods.matching import class_logits
 from fewshot.networks import FullContext, RelationNetwork, conv4
 from fewshot.networks.full_context import LSTMCell
-from fewshot.networks.norm import batch_norms, recording
+from fewshot.networks.norm_layers import batch_norms, recording
 from methods_table import matching, relation
 
 pytestmark = pytest.mark.usefixtures("float64")

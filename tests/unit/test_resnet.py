@@ -5,13 +5,13 @@ import torch
 from test_gradients import directional_error
 from torch import nn
 
-from fewshot import counter
+from fewshot import rng
 from fewshot.data.sampler import EpisodeSampler
-from fewshot.inner import LoopEngine, VmapEngine
+from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.networks import conv4, resnet12, resnet18
 from fewshot.networks.drop_block import DropBlock, drawing
-from made_up import made_up_split
 from methods_table import maml, outer_gradient, protonet
+from synthetic_data import synthetic_split
 
 NETWORKS = {
     "resnet12": lambda **o: resnet12(1, 16, widths=(8, 8, 8, 8), drop_rate=0.3, block_size=1, **o),
@@ -22,7 +22,7 @@ NETWORKS = {
 
 @pytest.fixture
 def tasks(float64):
-    return EpisodeSampler(made_up_split(classes=8, images=3, size=16), 5, 2, 1, seed=0)(torch.arange(2))
+    return EpisodeSampler(synthetic_split(classes=8, images=3, size=16), 5, 2, 1, seed=0)(torch.arange(2))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -94,7 +94,7 @@ def test_too_small_images_are_refused():
 
 class TestDropBlock:
     def masked(self, layer: DropBlock, key: int, x: torch.Tensor) -> torch.Tensor:
-        with drawing(layer, counter.key(key)):
+        with drawing(layer, rng.key(key)):
             return layer(x)
 
     def test_squares_are_dropped_at_the_rate(self):
@@ -115,11 +115,11 @@ class TestDropBlock:
     def test_masks_are_a_function_of_task_layer_and_pass(self):
         x = torch.ones(3, 2, 9, 9)
         network = torch.nn.Sequential(DropBlock(0.3, 3), DropBlock(0.3, 3))
-        with drawing(network, counter.key(0)):
+        with drawing(network, rng.key(0)):
             first = [layer(x) for layer in network]
             second = network[0](x)
         torch.rand(5)
-        with drawing(network, counter.key(0)):
+        with drawing(network, rng.key(0)):
             again = network[0](x)
         assert torch.equal(again, first[0])
         for other in (first[1], second, self.masked(network[0], 1, x)):

@@ -11,16 +11,16 @@ from scipy import stats
 from test_gradients import directional_error
 from torch.func import functional_call
 
-from fewshot import augment, counter
+from fewshot import augment, rng
 from fewshot.data.sampler import EpisodeSampler
+from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.errors import UserError
-from fewshot.inner import LoopEngine, VmapEngine
 from fewshot.methods import MaskedSoftKMeans, PseudoLabels, SoftKMeans
-from fewshot.methods.refinement import statistics
+from fewshot.methods.soft_kmeans import statistics
 from fewshot.networks import Prediction
-from fewshot.networks.norm import Statistics, normalising
-from made_up import made_up_split
+from fewshot.networks.norm_layers import Statistics, normalising
 from methods_table import build, maml, metagan, outer_gradient, protonet
+from synthetic_data import synthetic_split
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 @pytest.fixture
 def tasks(float64):
     """Three 5-way 2-shot tasks with 3 queries and 2 unlabelled images a class, 2 of a distractor class."""
-    return EpisodeSampler(made_up_split(), 5, 2, 3, seed=0, unlabeled=2, distractors=1)(torch.arange(3))
+    return EpisodeSampler(synthetic_split(), 5, 2, 3, seed=0, unlabeled=2, distractors=1)(torch.arange(3))
 
 
 def moved(prototypes, counts, unlabeled, mask, steps=1):
@@ -222,13 +222,13 @@ class TestPseudoLabels:
         torch.manual_seed(0)
         method = maml(engine(), pseudo_labels=pseudo_labels(HALF, weight=2.0)).train()
         task = tasks[1]
-        params = {name: p.detach().requires_grad_() for name, p in method.learner.named_parameters()}
+        params = {name: p.detach().requires_grad_() for name, p in method.classifier.named_parameters()}
         counted = []
         for step in range(2):
-            loss = F.cross_entropy(functional_call(method.learner, params, (task.support_x,)).logits, task.support_y)
+            loss = F.cross_entropy(functional_call(method.classifier, params, (task.support_x,)).logits, task.support_y)
             if step == 1:
-                q = functional_call(method.learner, params, (0.9 * task.unlabeled_x,)).logits.softmax(1)
-                strong = functional_call(method.learner, params, (task.unlabeled_x.flip(3) + 0.1,)).logits
+                q = functional_call(method.classifier, params, (0.9 * task.unlabeled_x,)).logits.softmax(1)
+                strong = functional_call(method.classifier, params, (task.unlabeled_x.flip(3) + 0.1,)).logits
                 counted = [j for j in range(12) if float(q[j].detach().max()) >= HALF]
                 loss -= 2.0 * sum(strong[j].log_softmax(0)[q[j].argmax()] for j in counted) / 12
             gradients = torch.autograd.grad(loss, list(params.values()))
@@ -285,7 +285,7 @@ def test_settings_that_cannot_work_are_refused(make, message):
         make()
 
 
-KEY = counter.key(5)
+KEY = rng.key(5)
 
 
 @pytest.mark.parametrize("change", [augment.weak, augment.strong])
@@ -297,13 +297,13 @@ class TestAugmentations:
         assert torch.equal(one, change(x, KEY, 2))
         assert torch.equal(one[:4], change(x[:4], KEY, 2))
         assert torch.equal(state, torch.get_rng_state())
-        for other in (change(x, counter.key(6), 2), change(x, KEY, 3)):
+        for other in (change(x, rng.key(6), 2), change(x, KEY, 3)):
             assert not torch.equal(one, other)
         same = change(x[:1].expand(6, -1, -1, -1), KEY, 2)
         assert len({image.numpy().tobytes() for image in same}) > 1  # each image has numbers of its own
 
     def test_task_axis(self, change):
-        x, keys = torch.rand(3, 4, 1, 12, 12), counter.bits(KEY, torch.arange(3))
+        x, keys = torch.rand(3, 4, 1, 12, 12), rng.bits(KEY, torch.arange(3))
         mapped = torch.func.vmap(lambda x, key: change(x, key, 2))(x, keys)
         for task in range(3):
             torch.testing.assert_close(mapped[task], change(x[task], keys[task], 2), rtol=1e-12, atol=1e-12)

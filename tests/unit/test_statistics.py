@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fewshot.metrics import Paired, interval, paired
+from fewshot.statistics import Paired, interval, paired
 
 
 @pytest.fixture

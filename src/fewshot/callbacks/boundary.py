@@ -11,15 +11,15 @@ from torch import Tensor
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
+from fewshot.figures.decision_boundary import draw_decision_boundaries
+from fewshot.files import write_bytes
 from fewshot.methods import MetaGAN, Method
-from fewshot.report.atomic import write_bytes
-from fewshot.report.boundary import boundaries
 
 
 class DecisionBoundary(pl.Callback):
     """Saves ``boundary.npz`` of the first test tasks into ``folder`` and draws it as ``boundary.png``.
 
-    For data of two numbers, such as ``Gaussians``; what is in the file says ``fewshot.report.boundary``.
+    For data of two numbers, such as ``Gaussians``; what is in the file says ``fewshot.figures.decision_boundary``.
 
     Args:
         folder: for the two files.
@@ -56,7 +56,7 @@ class DecisionBoundary(pl.Callback):
         stream = io.BytesIO()
         np.savez_compressed(stream, axis=self._axis().numpy(), **arrays)  # type: ignore[arg-type]
         write_bytes(self.folder / "boundary.npz", stream.getvalue())
-        boundaries({type(pl_module).__name__: self.folder / "boundary.npz"}, self.folder / "boundary.png")
+        draw_decision_boundaries({type(pl_module).__name__: self.folder / "boundary.npz"}, self.folder / "boundary.png")
 
     def _axis(self) -> Tensor:
         """The middles of ``resolution`` equal parts of [0, 1]."""

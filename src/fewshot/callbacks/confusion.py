@@ -6,8 +6,8 @@ import pytorch_lightning as pl
 import torch
 
 from fewshot.callbacks.scores import Scores
-from fewshot.report.confused_pairs import ConfusedPairs
-from fewshot.report.confusion import draw_shares
+from fewshot.figures.confused_pairs import ConfusedPairs
+from fewshot.figures.confusion_matrix import draw_shares
 
 
 class Confusion(pl.Callback):

@@ -6,8 +6,8 @@ import pytorch_lightning as pl
 import torch
 
 from fewshot.episode import Episode
+from fewshot.figures.embedding import Embedded, draw_embedding, principal_components
 from fewshot.methods import Method
-from fewshot.report.embedding import Embedded, draw, principal_components
 
 
 class Embedding(pl.Callback):
@@ -33,7 +33,7 @@ class Embedding(pl.Callback):
         with trainer.precision_plugin.test_step_context():
             episodes = sampler(numbers)
             tasks = [_embedded(pl_module, episodes[task], task, names[task]) for task in range(len(episodes))]
-        draw(tasks, self.folder / "embedding.png")
+        draw_embedding(tasks, self.folder / "embedding.png")
 
 
 def _embedded(method: Method, episode: Episode, number: int, classes: list[str]) -> Embedded:

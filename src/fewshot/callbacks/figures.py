@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fewshot.episode import Episode
+from fewshot.figures.image_grid import image_rows, task_sheet
+from fewshot.figures.learning_curves import learning_curves
 from fewshot.methods import Method
-from fewshot.report.plot import learning_curves
-from fewshot.report.sheet import image_rows, task_sheet
 
 
 class Figures(pl.Callback):

@@ -6,10 +6,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from fewshot.figures.inner_steps import Curve, draw_inner_steps
 from fewshot.methods import Method
 from fewshot.methods.base import scores
-from fewshot.methods.trajectory import adapting, trajectory
-from fewshot.report.inner_steps import Curve, draw
+from fewshot.methods.inner_trajectory import adapting, trajectory
 
 
 class InnerSteps(pl.Callback):
@@ -44,7 +44,7 @@ class InnerSteps(pl.Callback):
         accuracy, loss = torch.cat(found, dim=2).double().numpy().transpose(1, 0, 2)
         curve = Curve.of(steps, accuracy, loss)
         curve.write(self.folder / "inner_steps.csv")
-        draw(curve, self.folder / "inner_steps.png", host.test_steps)
+        draw_inner_steps(curve, self.folder / "inner_steps.png", host.test_steps)
 
     def _numbers(self, test_steps: int) -> list[int]:
         """Numbers of steps, increasing, that of a test among them."""

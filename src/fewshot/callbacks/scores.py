@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from fewshot import parallel
-from fewshot.metrics import interval
-from fewshot.report.calibration import COUNT, Bins
+from fewshot import distributed
+from fewshot.calibration import COUNT, Bins
+from fewshot.statistics import interval
 
 
 class Scores(pl.Callback):
@@ -46,7 +46,7 @@ class Scores(pl.Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the episodes of all processes into their order: process r of W has scored r, r + W, r + 2W, ..."""
         mine = {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
-        everyone = parallel.gathered([mine])
+        everyone = distributed.gathered([mine])
         count = sum(len(part["accuracy"]) for part in everyone)
         self._all = {name: values.new_empty(count, *values.shape[1:]) for name, values in mine.items()}
         for rank, part in enumerate(everyone):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from fewshot import parallel
+from fewshot import distributed
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Stopping(pl.Callback):
                 raise KeyboardInterrupt
             return
         self._received, self._since = number, time.monotonic()
-        if parallel.rank() == 0:
+        if distributed.rank() == 0:
             name = signal.Signals(number).name
             log.warning("%s: finishing this step, then a checkpoint; again to stop at once", name)
 
@@ -61,7 +61,7 @@ class Stopping(pl.Callback):
             trainer.should_stop = True
         every = trainer.val_check_batch
         validates = trainer.should_stop or bool(every and step % every == 0)
-        if not validates and (not parallel.several() or step % trainer.log_every_n_steps == 0):  # type: ignore[attr-defined]
+        if not validates and (not distributed.several() or step % trainer.log_every_n_steps == 0):  # type: ignore[attr-defined]
             self._leave(trainer, save=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -75,7 +75,7 @@ class Stopping(pl.Callback):
             self._leave(trainer, save=False)
 
     def _leave(self, trainer: pl.Trainer, save: bool) -> None:
-        if parallel.anywhere(self._received is not None, trainer.strategy.root_device):
+        if distributed.anywhere(self._received is not None, trainer.strategy.root_device):
             if save:
                 trainer.save_checkpoint(self.checkpoint)
             raise Stopped(self._received or signal.SIGTERM, self.checkpoint)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
-from fewshot import checkpoint, memory, parallel
+from fewshot import checkpoint, distributed, memory
 from fewshot.callbacks import (
     Collapse,
     Confusion,
@@ -38,7 +38,7 @@ def execute(job: Job) -> None:
     memory.keep_freed()
     memory.reset_peak()
     cfg, out = job.cfg, Path(job.out)
-    if parallel.rank() == 0:
+    if distributed.rank() == 0:
         for stale in ("result.json", "error.txt"):
             (out / stale).unlink(missing_ok=True)
 

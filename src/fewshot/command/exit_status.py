@@ -14,13 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fewshot.callbacks import Stopped
 from fewshot.errors import FolderTaken, UserError
-from fewshot.report.atomic import write_bytes
+from fewshot.files import write_bytes
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def ending(out: Path, sweep: bool = False, worker: bool = False) -> Iterator[None]:
+def report_errors(out: Path, sweep: bool = False, worker: bool = False) -> Iterator[None]:
     """Within: a run that writes to ``out``. Turns what it raises into a message and an exit status.
 
     A failure is written to ``error.txt``, for the report. In a sweep the other runs go on; a signal ends it.
@@ -63,10 +63,10 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def run(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], None]) -> None:
     """Call a Hydra ``main``; its own errors, and those of the output folder, end in one line too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints tracebacks before the error comes here
-    quiet()
+    quiet_libraries()
     try:
         main()
     except CompactHydraException as error:
@@ -89,7 +89,7 @@ def _not_composed(error: CompactHydraException) -> str:
     )
 
 
-def quiet() -> None:
+def quiet_libraries() -> None:
     """Lightning's advice is for its own programs, and that ``conf/`` has files named like a plugin's is meant."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -11,11 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from fewshot import checkpoint, parallel
-from fewshot.command import folder
+from fewshot import checkpoint, distributed
+from fewshot.command import run_folder
 from fewshot.command.settings import BUDGET, over_checkpoint, refuse_words_for_numbers, typed_keys, with_typed_budget
 from fewshot.errors import FolderTaken, UserError
-from fewshot.report.atomic import write_bytes
+from fewshot.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
     if {"checkpoint", "weights"} <= set(typed_keys(typed)) and cfg.checkpoint and cfg.weights:
         raise UserError("checkpoint=PATH brings its own weights: leave weights=PATH out")
     named = "hydra.run.dir" in typed_keys(hydra_cfg.overrides.hydra) or "${now" not in str(cfg._get_node("name"))
-    if parallel.launched() and not named:
+    if distributed.launched() and not named:
         raise UserError("several processes share one folder: give it a name=...")
     resume = cfg.resume or ("auto" if sweep else None)
     if resume == "auto" and not named and not sweep:
@@ -80,7 +80,7 @@ def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
     if resume is None:
         _refuse_a_second_run(out)
     elif resume == "auto":
-        there, last = folder.read(out), checkpoint.newest(out / "checkpoints")
+        there, last = run_folder.read(out), checkpoint.newest(out / "checkpoints")
     elif sweep or "name" in typed_keys(typed):
         raise UserError(f"resume={resume} goes on in its own folder: leave {'-m' if sweep else 'name'} out")
     else:
@@ -88,9 +88,9 @@ def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
         if last is None:
             raise UserError(f"resume={resume}: no checkpoint there")
         stored = OmegaConf.create(checkpoint.read(last, "resume")["recipe"])
-        there = folder.identity(stored, stored.get("typed", []))
+        there = run_folder.identity(stored, stored.get("typed", []))
         cfg = _over(stored, cfg, typed)
-    settings = folder.identity(cfg, cfg.typed)
+    settings = run_folder.identity(cfg, cfg.typed)
     if there is not None:
         _refuse_another_run(out, there, settings, with_trainer=sweep)
         if there == settings and (out / "result.json").is_file():
@@ -100,7 +100,7 @@ def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
         if 0 < settings["trainer"]["max_steps"] < step:
             raise FolderTaken(f"trainer.max_steps={settings['trainer']['max_steps']}: {last} has taken {step} already")
         log.info("going on from step %d (%s)", step, last)
-    folder.write(out, cfg, cfg.typed)
+    run_folder.write(out, cfg, cfg.typed)
     if cfg.checkpoint and resume in (None, "auto"):
         stored = OmegaConf.create(checkpoint.read(cfg.checkpoint)["recipe"])
         cfg = over_checkpoint(stored, cfg, choices, typed)
@@ -133,7 +133,7 @@ def _refuse_a_second_run(out: Path) -> None:
 
 def _refuse_another_run(out: Path, there: dict[str, Any], here: dict[str, Any], with_trainer: bool) -> None:
     apart = {} if with_trainer else {"trainer": None}  # a longer budget goes on with the same run
-    if changed := folder.differences(there | apart, here | apart):
+    if changed := run_folder.differences(there | apart, here | apart):
         changed.sort(key=lambda line: not line.startswith("method"))  # it brings other settings with it
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise FolderTaken(f"{out} holds another run: {'; '.join(changed[:3])}{more}")

@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fewshot import parallel
+from fewshot import distributed
 from fewshot.command.settings import with_typed_budget
 from fewshot.errors import FolderTaken
-from fewshot.report.atomic import write_bytes
+from fewshot.files import write_bytes
 
 CONFIG, TYPED = Path(".hydra/config.yaml"), Path(".hydra/overrides.yaml")
 # What changes nothing but where things are and what is shown.
@@ -54,7 +54,7 @@ def write(out: Path, cfg: DictConfig, typed: Sequence[str]) -> None:
 
     Hydra itself writes before anything is checked, over the settings of another run.
     """
-    if parallel.rank():
+    if distributed.rank():
         return
     write_bytes(out / CONFIG, OmegaConf.to_yaml(cfg).encode())
     write_bytes(out / TYPED, OmegaConf.to_yaml(OmegaConf.create(list(typed))).encode())
@@ -101,13 +101,13 @@ def in_sweep(number: int, *, _root_: DictConfig) -> str:
 
 
 @contextmanager
-def occupied(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Within: no other run writes to ``out``.
 
     Raises:
         FolderTaken: one does.
     """
-    if parallel.rank():  # the first process has it
+    if distributed.rank():  # the first process has it
         yield
         return
     with (out / ".lock").open("a+") as lock:

@@ -12,14 +12,14 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fewshot import parallel
+from fewshot import distributed
 from fewshot.callbacks import Stopped
 from fewshot.command.execute import execute
 from fewshot.command.job import Job
 from fewshot.errors import UserError
 
 
-def run(job: Job) -> None:
+def run_job(job: Job) -> None:
     """``execute`` in as many processes as ``trainer.devices`` says; by torchrun or SLURM they are there already.
 
     Raises:
@@ -30,7 +30,7 @@ def run(job: Job) -> None:
     for key in ("meta_batch", "test_episodes", "val_episodes")[not job.cfg.train :]:
         if 0 < job.cfg.task[key] < count * nodes:
             raise UserError(f"task.{key}={job.cfg.task[key]}: fewer than the {count * nodes} processes of the trainer")
-    if count * nodes == 1 or parallel.launched():
+    if count * nodes == 1 or distributed.launched():
         execute(job)
     elif nodes > 1:
         raise UserError(f"trainer.num_nodes={nodes}: start run.py on each node by torchrun or srun, see the README")
@@ -67,7 +67,7 @@ def _start(job: Job, count: int) -> None:
         file = Path(folder) / "job.yaml"
         job.write(file)
         try:
-            elastic_launch(config, sys.executable)("-m", "fewshot.command.worker", str(file))
+            elastic_launch(config, sys.executable)("-m", "fewshot.command.ddp_worker", str(file))
         except ChildFailedError as error:
             raise _reason(job, error) from None
         except SignalException as signal:

@@ -9,12 +9,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from fewshot.errors import UserError
-from fewshot.report.render import terminal
-from fewshot.report.save import report
+from fewshot.report.build import report
+from fewshot.report.formats import terminal
 
 
 class SweepReport(Callback):
-    """Print the table of all runs, and write the report beside them: see ``fewshot.report.save.report``.
+    """Print the table of all runs, and write the report beside them: see ``fewshot.report.build.report``.
 
     The sweep exits with status 1 where a run failed.
     """

@@ -14,9 +14,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-import fewshot.command.folder  # noqa: F401 - the resolvers that Hydra needs before it calls a run
+import fewshot.command.run_folder  # noqa: F401 - the resolvers that Hydra needs before it calls a run
 from fewshot.command import devices
-from fewshot.command.ending import quiet
+from fewshot.command.exit_status import quiet_libraries
 
 log = logging.getLogger(__name__)
 STOPPED = "stopped"
@@ -35,7 +35,7 @@ class Run:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        quiet()  # in the worker, before Hydra composes the settings
+        quiet_libraries()  # in the worker, before Hydra composes the settings
 
     def __call__(self, cfg: DictConfig) -> Any:
         if not _Process.ready:

@@ -2,9 +2,9 @@
 
 from fewshot.data.batches import ClassBatches
 from fewshot.data.datamodule import EpisodeData
-from fewshot.data.folder import ImageFolder
 from fewshot.data.gaussians import Gaussians
 from fewshot.data.glyphs import Glyphs
+from fewshot.data.image_folder import ImageFolder
 from fewshot.data.mini_imagenet import MiniImageNet
 from fewshot.data.omniglot import Omniglot
 from fewshot.data.sampler import EpisodeSampler

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot import counter
+from fewshot import rng
 from fewshot.augment import sample
 from fewshot.errors import UserError
 
@@ -53,7 +53,7 @@ class Affine:
     def __call__(self, x: Tensor, key: Tensor) -> Tensor:
         """Images ``(B, n, C, H, W)`` changed by their places in tasks of keys ``(B,)``; the same shape."""
         image = torch.arange(x.shape[1], device=x.device)[:, None]
-        random = counter.uniform(key[:, None, None], image, torch.arange(6, device=x.device)).to(x.dtype)
+        random = rng.uniform(key[:, None, None], image, torch.arange(6, device=x.device)).to(x.dtype)
         return sample(x.flatten(0, 1), self.matrices(2 * random.flatten(0, 1) - 1)).view_as(x)
 
     def matrices(self, u: Tensor) -> Tensor:

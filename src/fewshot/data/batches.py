@@ -6,11 +6,11 @@ Image j of batch i is a pure function of (split, seed, i, j): no epochs, no stat
 import torch
 from torch import Tensor
 
-from fewshot import counter
+from fewshot import rng
 from fewshot.data.affine import Affine
+from fewshot.data.rotations import copies
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split
-from fewshot.data.turns import copies
 from fewshot.episode import Episode
 
 _PLACE, _TURN, _BATCH = 32, 33, 34  # streams beside those of tasks
@@ -52,16 +52,16 @@ class ClassBatches(EpisodeSampler):
 
     def __call__(self, index: Tensor) -> Episode:
         """The batches of numbers ``index`` ``(B,)``: queries ``(B, size, C, H, W)`` of ``ways`` classes."""
-        key = counter.bits(self.root, index.to(self.root.device))
+        key = rng.bits(self.root, index.to(self.root.device))
         place = torch.arange(self.size, device=key.device)
-        drawn = counter.bits(key[:, None], _PLACE, place) % (len(self.rows) * self.turns)
+        drawn = rng.bits(key[:, None], _PLACE, place) % (len(self.rows) * self.turns)
         image, turn = drawn // self.turns, drawn % self.turns
         labels = self.owner[image] * self.turns + turn
         if self.rotations == "random":
-            turn = counter.bits(key[:, None], _TURN, place) & 3
+            turn = rng.bits(key[:, None], _TURN, place) & 3
         x = self._pixels(key, _BATCH, self.rows[image], turn)
-        fingerprint = counter.bits(key[:, None], self.rows[image], turn, labels).sum(1)
+        fingerprint = rng.bits(key[:, None], self.rows[image], turn, labels).sum(1)
         return Episode(
-            self.ways, x[:, :0], labels[:, :0], x, labels, counter.bits(key, _BATCH),
-            counter.bits(fingerprint, self.split.digest),
+            self.ways, x[:, :0], labels[:, :0], x, labels, rng.bits(key, _BATCH),
+            rng.bits(fingerprint, self.split.digest),
         )  # fmt: skip

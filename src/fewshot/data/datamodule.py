@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from fewshot.data.affine import Affine
 from fewshot.data.batches import ClassBatches
+from fewshot.data.rotations import copies
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split, assert_disjoint
 from fewshot.data.task import Task
-from fewshot.data.turns import copies
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from fewshot.data.cache import cached
 from fewshot.data.characters import SCRIPTS, candidates, distinct
 from fewshot.data.drawing import draw, load_fonts
 from fewshot.data.split import Split
+from fewshot.data.split_cache import cached
 
 VERSION = 1  # raise it when a drawing or a class changes, so that caches are built again
 

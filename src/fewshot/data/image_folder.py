@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+from fewshot.data.image_store import Decoding, File, enough, stored
 from fewshot.data.split import Split, assert_disjoint
-from fewshot.data.store import Decoding, File, enough, stored
 from fewshot.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class ImageFolder:
     ``root/{train,val,test}/<class>/*`` (``val`` may be missing), or ``root/<class>/*``, whose classes are then split at
     random. A class is a folder that directly holds images; its name is its path, such as ``Latin/character01``.
     Hidden files and those that are known to be no images (text, tables, archives) are passed over. The images are
-    decoded once, see ``fewshot.data.store``.
+    decoded once, see ``fewshot.data.image_store``.
 
     Args:
         root: the folder.

@@ -18,11 +18,11 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from fewshot.data.cache import refused
 from fewshot.data.images import Unreadable, decoded
 from fewshot.data.split import Split
+from fewshot.data.split_cache import refused
 from fewshot.errors import UserError
-from fewshot.report.atomic import write_bytes
+from fewshot.files import write_bytes
 
 log = logging.getLogger(__name__)
 VERSION = 1  # raise it when the decoding changes, so that stores are built again

@@ -5,9 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fewshot.data.folder import SPLITS
+from fewshot.data.image_folder import SPLITS
+from fewshot.data.image_store import Decoding, File, enough, stored
 from fewshot.data.split import Split, assert_disjoint
-from fewshot.data.store import Decoding, File, enough, stored
 from fewshot.errors import UserError
 
 

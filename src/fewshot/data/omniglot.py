@@ -21,8 +21,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, track
 
-from fewshot.data.cache import cached
 from fewshot.data.split import Split
+from fewshot.data.split_cache import cached
 from fewshot.errors import UserError
 
 URL = "https://github.com/brendenlake/omniglot/raw/master/python"

@@ -9,10 +9,10 @@ are those that come next, so an episode's support and query sets are the same wi
 import torch
 from torch import Tensor
 
-from fewshot import counter
+from fewshot import rng
 from fewshot.data.affine import Affine
+from fewshot.data.rotations import Turns, copies, turn_name
 from fewshot.data.split import Split
-from fewshot.data.turns import Turns, copies, turn_name
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 
@@ -82,9 +82,9 @@ class EpisodeSampler:
             raise UserError(f"data.within={within}: tasks within a group need draw=independent, not {draw}")
         self.turns = copies(rotations)
         device = split.images.device
-        self.root = counter.key(seed, device=device)
+        self.root = rng.key(seed, device=device)
         sizes = torch.tensor([ways * shots, ways * queries], device=device)
-        streams = torch.stack([counter.key(stream, device=device) for stream in (_SUPPORT, _QUERY)])
+        streams = torch.stack([rng.key(stream, device=device) for stream in (_SUPPORT, _QUERY)])
         self.streams = streams.repeat_interleave(sizes)  # of each labelled image
         self.starts, self.counts = split.starts.to(device), split.counts.to(device)
         self.every_class = torch.arange(len(self.starts) * self.turns, device=device)
@@ -93,7 +93,7 @@ class EpisodeSampler:
         self.absent = self.every_image >= self.counts[:, None]  # (classes, images)
         self.uneven = bool(self.absent.any())
         most = (ways + distractors) * max(shots, queries, unlabeled, unlabeled_query)  # images of a set
-        self.numbers = counter.Mixed.first(max(len(split.images), len(self.every_class), most, 4), device)
+        self.numbers = rng.Mixed.first(max(len(split.images), len(self.every_class), most, 4), device)
         self.without_label = self._choose_without_label(label_fraction) if label_fraction < 1 else None
         self._check()
         self.groups = self._find_groups() if within else None
@@ -102,7 +102,7 @@ class EpisodeSampler:
     def _choose_without_label(self, fraction: float) -> Tensor:
         """``(classes, images)`` bool: all but the labelled ones, of which each class keeps at least one."""
         rows = torch.arange(len(self.starts), device=self.starts.device)[:, None]
-        hashes = counter.bits(counter.key(_LABELS, device=rows.device), rows, self.every_image)
+        hashes = rng.bits(rng.key(_LABELS, device=rows.device), rows, self.every_image)
         rank = hashes.masked_fill(self.absent, torch.iinfo(torch.int64).max).argsort(1).argsort(1)
         return rank >= (fraction * self.counts).round().clamp(min=1)[:, None]
 
@@ -164,7 +164,7 @@ class EpisodeSampler:
         turns = self._turns(key, classes)
         drawn, spare = self._images(key, classes)
 
-        labeled = counter.uniform(key, _LABELED) >= self.unlabeled_tasks if self.unlabeled_tasks else None
+        labeled = rng.uniform(key, _LABELED) >= self.unlabeled_tasks if self.unlabeled_tasks else None
         sets, places = [], []
         parts = drawn.split([self.shots, self.queries], dim=2)
         for stream, rows in zip((_SUPPORT, _QUERY), parts, strict=True):
@@ -175,8 +175,8 @@ class EpisodeSampler:
             places.append((row, turn, y))
         row, turn, y = (torch.cat(both, dim=1) for both in zip(*places, strict=True))
         # A sum, so that the order of the images does not enter.
-        fingerprint = counter.bits(self.streams, *(self.numbers[n] for n in (row, turn, y))).sum(1)
-        fingerprint = counter.bits(fingerprint, self.split.digest)
+        fingerprint = rng.bits(self.streams, *(self.numbers[n] for n in (row, turn, y))).sum(1)
+        fingerprint = rng.bits(fingerprint, self.split.digest)
         extra: list[Tensor | None] = [None, None]
         parts = spare.split([self.unlabeled, self.unlabeled_query], dim=2)
         for place, (stream, rows) in enumerate(zip((_UNLABELED, _UNLABELED_QUERY), parts, strict=True)):
@@ -184,7 +184,7 @@ class EpisodeSampler:
                 row, turn = self._shuffled(key, stream, rows, turns)
                 extra[place] = self._pixels(key, stream, row, turn)
         (support_x, support_y), (query_x, query_y) = sets
-        task_key = counter.bits(key, _TASK)
+        task_key = rng.bits(key, _TASK)
         return Episode(
             self.ways, support_x, support_y, query_x, query_y, task_key, fingerprint,
             unlabeled_x=extra[0], unlabeled_query_x=extra[1], labeled=labeled,
@@ -205,22 +205,22 @@ class EpisodeSampler:
         """The keys ``(B,)`` of the episodes of numbers ``index``, and these numbers where only some are distinct."""
         index = index.to(self.starts.device)
         if self.distinct is not None:
-            index = (counter.bits(self.root, _DISTINCT, index) >> 1) % self.distinct
-        return counter.bits(self.root, index), index
+            index = (rng.bits(self.root, _DISTINCT, index) >> 1) % self.distinct
+        return rng.bits(self.root, index), index
 
     def _classes(self, key: Tensor, index: Tensor) -> Tensor:
         """``(B, N+D)``: distinct classes, rotations counted as classes."""
         every = self.every_class
         if self.draw == "independent":
-            hashes = counter.bits(key[:, None], _CLASS, self.numbers[: len(every)])
+            hashes = rng.bits(key[:, None], _CLASS, self.numbers[: len(every)])
             if self.groups is not None:
-                chosen = (counter.uniform(key, _GROUP) * len(self.groups)).long()
-                outside = (counter.uniform(key, _WITHIN) < self.within)[:, None] & ~self.groups[chosen]
+                chosen = (rng.uniform(key, _GROUP) * len(self.groups)).long()
+                outside = (rng.uniform(key, _WITHIN) < self.within)[:, None] & ~self.groups[chosen]
                 hashes = hashes.masked_fill(outside, torch.iinfo(torch.int64).max)
             return hashes.topk(self.ways + self.distractors, largest=False).indices
         tasks = len(every) // self.ways  # in a pass
         if self.draw == "passes":
-            order = counter.bits(self.root, _CLASS, (index // tasks)[:, None], every).argsort(1)
+            order = rng.bits(self.root, _CLASS, (index // tasks)[:, None], every).argsort(1)
         else:
             order = every.expand(len(index), -1)
         places = (index % tasks)[:, None] * self.ways + torch.arange(self.ways, device=key.device)
@@ -229,14 +229,14 @@ class EpisodeSampler:
     def _turns(self, key: Tensor, classes: Tensor) -> Tensor:
         """``(B, N+D)``: quarter turns of each class."""
         if self.rotations == "random":
-            return counter.bits(key[:, None], _TURN, self.numbers[classes]) & 3
+            return rng.bits(key[:, None], _TURN, self.numbers[classes]) & 3
         return classes % self.turns
 
     def _images(self, key: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Distinct rows of ``split.images``: ``(B, N, K+Q)`` to be labelled, ``(B, N+D, U)`` not to be."""
         character = classes // self.turns
         every = self.numbers[: len(self.every_image)]
-        hashes = counter.bits(key[:, None, None], _IMAGE, self.numbers[classes][..., None], every)
+        hashes = rng.bits(key[:, None, None], _IMAGE, self.numbers[classes][..., None], every)
         if self.draw == "in_order":
             hashes = self.every_image.expand_as(hashes)
         last = torch.iinfo(torch.int64).max
@@ -256,7 +256,7 @@ class EpisodeSampler:
         """Rows ``(B, N, n)``, and what belongs to each, flat and in the random order of a stream."""
         others = tuple(t if t.ndim == 3 else t[..., None] for t in others)
         flat = [t.expand_as(rows).flatten(1) for t in (rows, *others)]
-        order = counter.bits(key[:, None], stream, self.numbers[: flat[0].shape[1]]).argsort(dim=1)
+        order = rng.bits(key[:, None], stream, self.numbers[: flat[0].shape[1]]).argsort(dim=1)
         return tuple(t.gather(1, order) for t in flat)
 
     def _pixels(self, key: Tensor, stream: int, rows: Tensor, turns: Tensor) -> Tensor:
@@ -264,5 +264,5 @@ class EpisodeSampler:
         x = self.turned(rows.flatten(), turns.flatten())
         x = x.to(torch.get_default_dtype()).div_(255).view(*rows.shape, *x.shape[1:])
         if self.augment is not None:
-            x = self.augment(x, counter.bits(key, _AUGMENT, stream))
+            x = self.augment(x, rng.bits(key, _AUGMENT, stream))
         return x if (self.mean, self.std) == (0.0, 1.0) else x.sub_(self.mean).div_(self.std)

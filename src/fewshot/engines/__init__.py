@@ -1,5 +1,5 @@
 """Engines that run the task axis and the inner loop."""
 
-from fewshot.inner.engine import Engine, LoopEngine, VmapEngine
+from fewshot.engines.engine import Engine, LoopEngine, VmapEngine
 
 __all__ = ["Engine", "LoopEngine", "VmapEngine"]

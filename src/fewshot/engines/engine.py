@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fewshot.engines.gradient import InnerLoss, Params, Rates, gradient, move
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.inner.gradient import InnerLoss, Params, Rates, gradient, move
 
 TaskFunction = Callable[[Episode], dict[str, Tensor]]
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fewshot.engines.engine import LoopEngine
+from fewshot.engines.gradient import InnerLoss, Params, Rates
 from fewshot.errors import UserError
-from fewshot.inner.engine import LoopEngine
-from fewshot.inner.gradient import InnerLoss, Params, Rates
 
 INSTALL = "pip install --no-deps -r requirements-learn2learn.txt"
 # What it imports on the way to parts that nobody here uses.

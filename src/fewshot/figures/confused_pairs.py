@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.report.atomic import write_csv
+from fewshot.files import write_csv
 
 Integers = NDArray[np.int64]
 

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fewshot.report.atomic import write_csv, write_png
+from fewshot.figures.png import write_png
+from fewshot.files import write_csv
 
 _MOST_TEXTS = 30  # classes, beyond which there is no room for a text in each cell
 
@@ -17,7 +18,7 @@ def write_counts(counts: NDArray[np.int64], classes: Sequence[str], file: Path) 
     write_csv(file, ("true", *classes), ((name, *row) for name, row in zip(classes, counts.tolist(), strict=True)))
 
 
-def draw(counts: NDArray[np.int64], classes: Sequence[str], file: Path) -> None:
+def draw_counts(counts: NDArray[np.int64], classes: Sequence[str], file: Path) -> None:
     """The same as a picture: shares of each true class, with the counts where there is room for them."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     _draw(shares, lambda row, column: f"{counts[row, column]}", classes, file)

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from fewshot.errors import UserError
-from fewshot.report.atomic import write_png
+from fewshot.figures.png import write_png
 
 _CLASSES = ("#2166ac", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d", "#e6ab02", "#666666")
 _SIDE = 3.0  # inches of one square
@@ -24,7 +24,7 @@ _NEEDED = ("axis", "probabilities", "support_x", "support_y", "query_x", "query_
 Arrays = dict[str, NDArray]
 
 
-def boundaries(files: Mapping[str, Path], target: Path) -> None:
+def draw_decision_boundaries(files: Mapping[str, Path], target: Path) -> None:
     """Draw what ``DecisionBoundary`` saved: a column a run, under its name, and a row a task.
 
     Each place of the square has the colours of the classes in the proportions of their probabilities, and is

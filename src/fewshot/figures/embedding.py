@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from fewshot.report.atomic import write_png
+from fewshot.figures.png import write_png
 
 _COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 _WRONG = "#d7191c"
@@ -61,7 +61,7 @@ def principal_components(features: NDArray[np.floating]) -> tuple[NDArray[np.flo
     return places, float(np.square(singular[:2]).sum() / total) if total else 0.0
 
 
-def draw(tasks: Sequence[Embedded], target: Path) -> None:
+def draw_embedding(tasks: Sequence[Embedded], target: Path) -> None:
     """A panel a task: dots are query images, with a red cross where predicted wrong; a support image is its number."""
     across = min(2, len(tasks))
     down = ceil(len(tasks) / across)

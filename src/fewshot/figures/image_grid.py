@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from fewshot.report.atomic import write_png
+from fewshot.figures.png import write_png
 
 Images = NDArray[np.floating]
 Labels = NDArray[np.integer]

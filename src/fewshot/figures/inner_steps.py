@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from fewshot.metrics import interval
-from fewshot.report.atomic import write_csv, write_png
+from fewshot.figures.png import write_png
+from fewshot.files import write_csv
+from fewshot.statistics import interval
 
 Floats = NDArray[np.float64]
 
@@ -51,7 +52,7 @@ class Curve:
         write_csv(file, (field.name for field in fields(Point)), map(astuple, self.points))
 
 
-def draw(curve: Curve, target: Path, used: int) -> None:
+def draw_inner_steps(curve: Curve, target: Path, used: int) -> None:
     """Two panels with 95% intervals as bands; a vertical line at the number of steps that the scores are of."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     steps, accuracy, accuracy_ci95, loss, loss_ci95 = np.array(list(map(astuple, curve.points))).T

@@ -1,4 +1,4 @@
-"""Figures as PNG files: learning curves and accuracies here, images in ``sheet.py``.
+"""Draw learning curves of one run.
 
 Drawn on ``Figure`` objects, which hold no global state, so a callback may call these at any time.
 Every function replaces its target in one step and raises ``UserError`` if it cannot be written.
@@ -16,12 +16,7 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from fewshot.errors import UserError
-from fewshot.report.atomic import write_png
-from fewshot.report.compare import Table
-from fewshot.report.render import plus_minus
-from fewshot.report.sheet import image_rows, task_sheet
-
-__all__ = ["accuracies", "image_rows", "learning_curves", "read_metrics", "task_sheet"]
+from fewshot.figures.png import write_png
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y of one curve
 
@@ -32,7 +27,6 @@ _DECISIONS = {
     "train/fake_accuracy": "fakes taken for fake",
     "train/fake_diversity": "spread of fakes / of real images",
 }
-_CLOSE = 0.15  # accuracies of all rows within this are shown again at a larger scale
 _FEW = 30  # fewer points than this are drawn as they are, with markers
 
 
@@ -85,47 +79,6 @@ def learning_curves(metrics_csv: Path, target: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8)
-    write_png(target, figure)
-
-
-def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
-    """Test accuracy of every row as a bar from 0 to 100% with its 95% interval.
-
-    Rows that lie close together stand again beside the bars, at a larger scale: the mean with its interval, each
-    seed as a small dot. ``chance`` is the accuracy of guessing, a fraction, drawn as a dashed line.
-    """
-    count = len(table.rows)
-    names = 0.065 * max((len(row.label) for row in table.rows), default=0)  # inches
-    seeds = [run.accuracy.mean() for row in table.rows for run in row.runs]
-    close = any(row.reference for row in table.rows) and np.ptp(seeds) < _CLOSE
-    figure = Figure(figsize=(4.5 + names + 3.2 * close, 0.9 + 0.32 * count), layout="constrained")
-    axes, *zoomed = figure.subplots(1, 1 + close, squeeze=False, sharey=True, width_ratios=[4, 3][: 1 + close])[0]
-    for place, row in enumerate(table.rows):
-        if not row.runs:
-            axes.text(1, place, "failed", va="center", color="#b2182b", fontsize=8)
-            continue
-        error = 0 if math.isnan(row.half_width) else 100 * row.half_width
-        axes.barh(place, 100 * row.accuracy, xerr=error, height=0.65, color="#92c5de", ecolor="#222222", capsize=2.5)
-        axes.text(100 * row.accuracy + error + 1.5, place, plus_minus(row), va="center", fontsize=8)
-        for panel in zoomed:
-            panel.errorbar(100 * row.accuracy, place, xerr=error, fmt="o", ms=5, color="#222222", capsize=2.5, lw=1.2)
-            if len(row.runs) > 1:
-                dots = [100 * run.accuracy.mean() for run in row.runs]
-                panel.plot(dots, [place + 0.27] * len(dots), "o", ms=3, color=_VALIDATION, alpha=0.8)
-    if chance is not None:
-        axes.axvline(100 * chance, color=_GREY, ls="--", lw=1, label=f"chance, {100 * chance:.0f}%")
-        figure.legend(loc="outside upper right", frameon=False, fontsize=8)
-    axes.set_yticks(range(count), [row.label for row in table.rows], fontsize=8)
-    axes.set_ylim(count - 0.5, -0.5)
-    axes.set_xlim(0, 120)  # room for the number beside a bar of 100%
-    axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("test accuracy (%), 95% interval over test episodes", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    for panel in zoomed:
-        panel.set_xlabel("close up; dots: seeds" if len(seeds) > count else "close up", fontsize=9)
-        panel.grid(axis="x", alpha=0.3)
-        panel.tick_params(axis="y", length=0)
-        panel.spines[["top", "right", "left"]].set_visible(False)
     write_png(target, figure)
 
 

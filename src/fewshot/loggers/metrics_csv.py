@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.utilities import rank_zero_only
 
-from fewshot.report.atomic import write_bytes
+from fewshot.files import write_bytes
 
 
 class CSV(CSVLogger):

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from fewshot.errors import UserError
-from fewshot.loggers.settings import sortable
+from fewshot.loggers.hparams import sortable
 
 
 class TensorBoard(TensorBoardLogger):

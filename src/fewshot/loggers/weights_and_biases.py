@@ -15,8 +15,8 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from fewshot.errors import UserError
-from fewshot.loggers.settings import sortable
-from fewshot.report.atomic import write_bytes
+from fewshot.files import write_bytes
+from fewshot.loggers.hparams import sortable
 
 log = logging.getLogger(__name__)
 

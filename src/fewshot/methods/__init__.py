@@ -9,9 +9,9 @@ from fewshot.methods.n_pair import NPair
 from fewshot.methods.nearest import NearestNeighbour
 from fewshot.methods.protonet import ProtoNet
 from fewshot.methods.pseudo_label import PseudoLabels
-from fewshot.methods.refinement import MaskedSoftKMeans, SoftKMeans
 from fewshot.methods.relation import RelationNet
 from fewshot.methods.reptile import Reptile
+from fewshot.methods.soft_kmeans import MaskedSoftKMeans, SoftKMeans
 
 __all__ = [
     "MAML",

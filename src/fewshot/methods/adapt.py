@@ -16,7 +16,7 @@ is that of gradient descent on W at the same rate, projected onto ``rank`` rando
 import torch
 from torch import Tensor, nn
 
-from fewshot import counter
+from fewshot import rng
 from fewshot.errors import UserError
 from fewshot.networks import BatchNorm
 
@@ -54,8 +54,8 @@ class Adaptation(nn.Module):
             raise UserError(f"method.adapt={adapt}, but the backbone has nothing of it: choose another setting")
 
     def _add_low_rank(self, name: str, inputs: int) -> None:
-        key = counter.key(len(self.low_rank))
-        a = counter.normal(key, (self.rank, inputs)) / inputs**0.5
+        key = rng.key(len(self.low_rank))
+        a = rng.normal(key, (self.rank, inputs)) / inputs**0.5
         self.register_buffer(_buffer(name), a, persistent=False)
         self.low_rank.append(name)
 

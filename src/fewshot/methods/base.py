@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
-from fewshot import parallel
+from fewshot import distributed
+from fewshot.engines import Engine
+from fewshot.engines.engine import TaskFunction
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.inner import Engine
-from fewshot.inner.engine import TaskFunction
-from fewshot.methods.batchnorm import BatchNormProtocol
+from fewshot.methods.bn_protocol import BatchNormProtocol
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks.drop_block import drawing
 from fewshot.schedule import Schedule, budget_spent, constant, scale_rate, with_initial_rate
@@ -131,9 +131,9 @@ class Method(BatchNormProtocol):
             self.manual_backward(terms.pop("objective").sum())
             parts.append({name: values.detach() for name, values in terms.items()})
         tasks = self.trainer.datamodule.task.meta_batch  # type: ignore[attr-defined]
-        parallel.sum_gradients(self.parameters(), 1.0 if self.sum_tasks else 1 / tasks)
+        distributed.sum_gradients(self.parameters(), 1.0 if self.sum_tasks else 1 / tasks)
         every = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        self._watch(parallel.total(every["loss"].sum()), step)
+        self._watch(distributed.total(every["loss"].sum()), step)
         self._update_statistics(every, tasks)
         self.update(optimizers, step)
         self._log_window(every, step)
@@ -198,17 +198,17 @@ class Method(BatchNormProtocol):
         sums = [torch.stack([values.nansum(), (~values.isnan()).sum()]) for values in every.values()]
         self._window.append(torch.stack(sums))
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            means = parallel.total(torch.stack(self._window).sum(0))
+            means = distributed.total(torch.stack(self._window).sum(0))
             for name, mean in zip(every, means[:, 0] / means[:, 1], strict=True):
                 self.log(f"train/{name}", mean, prog_bar=name == "loss")
             self._window.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._window:
-            checkpoint["window"] = parallel.total(torch.stack(self._window))
+            checkpoint["window"] = distributed.total(torch.stack(self._window))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "window" in checkpoint and parallel.rank() == 0:  # it is that of all processes
+        if "window" in checkpoint and distributed.rank() == 0:  # it is that of all processes
             self._window = list(checkpoint["window"].to(self.device))
 
     # Evaluation

@@ -27,7 +27,7 @@ from fewshot.methods.adapt import Adaptation, Params
 from fewshot.methods.base import Method, Terms
 from fewshot.methods.predictor import ExtraLoss, Predictor, part
 from fewshot.networks import Backbone, ClassHead, Classifier, CosineHead, LinearHead
-from fewshot.networks.norm import Statistics, normalising
+from fewshot.networks.norm_layers import Statistics, normalising
 
 HEADS = {"linear": LinearHead, "cosine": CosineHead}
 
@@ -66,8 +66,8 @@ class Baseline(Method):
             raise UserError(f"method.test_steps={test_steps}: must be at least 1")
         if head == "linear" and adapt == "body":
             raise UserError("method.adapt=body: a linear head starts at 0 and has to move; choose another setting")
-        self.learner = Classifier(backbone, HEADS[head](backbone.features))
-        self.adaptation = Adaptation(self.learner, adapt, rank)
+        self.classifier = Classifier(backbone, HEADS[head](backbone.features))
+        self.adaptation = Adaptation(self.classifier, adapt, rank)
         self.ways, self.inner_rate, self.test_steps, self.frozen = ways, inner_rate, test_steps, adapt == "head"
 
     def setup(self, stage: str) -> None:
@@ -87,17 +87,17 @@ class Baseline(Method):
 
     @property
     def network(self) -> nn.Module:
-        return self.learner
+        return self.classifier
 
     @property
     def head(self) -> ClassHead:
         """That of the training classes."""
-        assert isinstance(self.learner.head, ClassHead)
-        return self.learner.head
+        assert isinstance(self.classifier.head, ClassHead)
+        return self.classifier.head
 
     @property
     def features(self) -> int:
-        return self.learner.backbone.features
+        return self.classifier.backbone.features
 
     @property
     def inner_steps(self) -> int:  # type: ignore[override]
@@ -112,23 +112,23 @@ class Baseline(Method):
 
     def _with_head(self, head: Params) -> Params:
         """The network's parameters with another head."""
-        return dict(self.learner.named_parameters()) | {f"head.{name}": value for name, value in head.items()}
+        return dict(self.classifier.named_parameters()) | {f"head.{name}": value for name, value in head.items()}
 
     def task_terms(self, episode: Episode) -> Terms:
         """Of one minibatch of the pretraining."""
-        predict = self.adapted(self.learner, dict(self.learner.named_parameters()), episode.support_x)
+        predict = self.adapted(self.classifier, dict(self.classifier.named_parameters()), episode.support_x)
         return self.query_terms(predict, episode)
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         support_x, support_y = episode.support_x, episode.support_y
-        backbone, head = self.learner.backbone, self.head
+        backbone, head = self.classifier.backbone, self.head
         source = Statistics.RUNNING if self.bn == "running" and not self.training else Statistics.BATCH
 
         def features(params: Params) -> Tensor:
             with normalising(backbone, source):
                 return functional_call(backbone, part(params, "backbone"), (support_x,))
 
-        unadapted = features(dict(self.learner.named_parameters()))
+        unadapted = features(dict(self.classifier.named_parameters()))
         params = self._with_head(head.start(unadapted, support_y, episode.ways))
 
         def loss(fast: Params, step: int) -> Tensor:
@@ -139,4 +139,4 @@ class Baseline(Method):
         fast = self.adaptation.start(params)
         rates = dict.fromkeys(fast, self.inner_rate)
         fast = self.engine.descend(loss, fast, rates, self.test_steps, second_order=False)
-        return self.adapted(self.learner, self.adaptation.full(params, fast), support_x)
+        return self.adapted(self.classifier, self.adaptation.full(params, fast), support_x)

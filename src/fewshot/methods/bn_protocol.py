@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fewshot import parallel
+from fewshot import distributed
+from fewshot.engines import Engine
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.inner import Engine
 from fewshot.methods.predictor import Predictor
 from fewshot.networks import Prediction
-from fewshot.networks.norm import Statistics, batch_norms, normalising, recording
+from fewshot.networks.norm_layers import Statistics, batch_norms, normalising, recording
 
 BN_PROTOCOLS = ("transductive", "support", "running")
 CALIBRATION_EPISODES = 100
@@ -117,7 +117,7 @@ class BatchNormProtocol(pl.LightningModule, ABC):
         for number, layer in enumerate(batch_norms(self.network)):
             if f"norm/{number}/mean" in every:
                 pair = torch.stack([every.pop(f"norm/{number}/{part}").sum(0) for part in ("mean", "var")])
-                layer.update(*(parallel.total(pair) / tasks))
+                layer.update(*(distributed.total(pair) / tasks))
 
     def _calibrate(self) -> None:
         """Under ``bn=running`` without stored averages: estimate them from fixed training episodes, and say so."""

@@ -9,16 +9,16 @@ from fewshot.methods.base import Method
 from fewshot.networks import LinearClassifier
 
 
-class FineTuned(Method):
+class FixedWays(Method):
     """What they share.
 
     Attributes:
-        learner: the classifier, of ``ways`` outputs.
+        classifier: the classifier, of ``ways`` outputs.
         adaptation: what moves at test.
         steps, test_steps: inner steps in training and in evaluation.
     """
 
-    learner: LinearClassifier
+    classifier: LinearClassifier
     adaptation: Adaptation
     ways: int
     steps: int
@@ -26,11 +26,11 @@ class FineTuned(Method):
 
     @property
     def network(self) -> nn.Module:
-        return self.learner
+        return self.classifier
 
     @property
     def features(self) -> int:
-        return self.learner.backbone.features
+        return self.classifier.backbone.features
 
     @property
     def inner_steps(self) -> int:  # type: ignore[override]
@@ -39,7 +39,7 @@ class FineTuned(Method):
 
     @property
     def adapted_parameters(self) -> int:
-        return self.adaptation.count(dict(self.learner.named_parameters()))
+        return self.adaptation.count(dict(self.classifier.named_parameters()))
 
     def refuse_other_ways(self, episode: Episode) -> None:
         """Raise UserError where a task has not as many classes as the classifier has outputs."""

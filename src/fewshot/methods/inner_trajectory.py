@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fewshot.engines import Engine
+from fewshot.engines.engine import TaskFunction
+from fewshot.engines.gradient import InnerLoss, Params, Rates
 from fewshot.episode import Episode
-from fewshot.inner import Engine
-from fewshot.inner.engine import TaskFunction
-from fewshot.inner.gradient import InnerLoss, Params, Rates
 from fewshot.methods.base import Method
 from fewshot.methods.metagan import MetaGAN
 
 
 def adapting(method: Method) -> Method | None:
     """The method whose inner loop fits a task in evaluation, ``method`` or its classifier; None for none."""
-    host = method.classifier if isinstance(method, MetaGAN) else method
+    host = method.host if isinstance(method, MetaGAN) else method
     return host if host.test_steps else None
 
 

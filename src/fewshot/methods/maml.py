@@ -22,15 +22,15 @@ from torch.nn import Parameter, ParameterList
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.adapt import Adaptation, Params
-from fewshot.methods.fine_tuned import FineTuned
+from fewshot.methods.fixed_ways import FixedWays
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.methods.pseudo_label import PseudoLabels
 from fewshot.networks import Backbone, LinearClassifier, Prediction
 from fewshot.networks.classifier import HeadInit, near_zero
-from fewshot.networks.norm import Statistics, normalising
+from fewshot.networks.norm_layers import Statistics, normalising
 
 
-class MAML(FineTuned):
+class MAML(FixedWays):
     """A network that a few gradient steps fit to a task.
 
     Args:
@@ -71,11 +71,11 @@ class MAML(FineTuned):
                 f"method.pseudo_labels.start={pseudo_labels.start}: counted from 0, it must be below "
                 f"method.steps={steps} and method.test_steps={test_steps}"
             )
-        self.learner = LinearClassifier(backbone, ways, head_init or near_zero)
+        self.classifier = LinearClassifier(backbone, ways, head_init or near_zero)
         self.ways, self.inner_rate, self.steps, self.test_steps = ways, inner_rate, steps, test_steps
         self.second_order, self.pseudo_labels = second_order, pseudo_labels
-        self.adaptation = Adaptation(self.learner, adapt, rank)
-        start = self.adaptation.start(dict(self.learner.named_parameters()))
+        self.adaptation = Adaptation(self.classifier, adapt, rank)
+        start = self.adaptation.start(dict(self.classifier.named_parameters()))
         self.rates = ParameterList(
             Parameter(value.detach().new_full(value.shape, inner_rate)) for value in start.values() if learn_rates
         )
@@ -83,12 +83,12 @@ class MAML(FineTuned):
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         self.refuse_other_ways(episode)
         support_x, support_y = episode.support_x, episode.support_y
-        params: Params = dict(self.learner.named_parameters())
+        params: Params = dict(self.classifier.named_parameters())
         pseudo = None if self.pseudo_labels is None else self.pseudo_labels(episode)
 
         def predict(fast: Params, x: Tensor) -> Prediction:
-            with normalising(self.learner, Statistics.BATCH):
-                return functional_call(self.learner, self.adaptation.full(params, fast), (x,))
+            with normalising(self.classifier, Statistics.BATCH):
+                return functional_call(self.classifier, self.adaptation.full(params, fast), (x,))
 
         def loss(fast: Params, step: int) -> Tensor:
             prediction = predict(fast, support_x)
@@ -101,4 +101,4 @@ class MAML(FineTuned):
         fast = self.adaptation.start(params)
         rates = dict(zip(fast, self.rates or [self.inner_rate] * len(fast), strict=True))
         fast = self.engine.descend(loss, fast, rates, self.inner_steps, self.second_order)
-        return self.adapted(self.learner, self.adaptation.full(params, fast), support_x)
+        return self.adapted(self.classifier, self.adaptation.full(params, fast), support_x)

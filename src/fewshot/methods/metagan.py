@@ -7,7 +7,7 @@ G(z, h_T), conditioned on an encoding h_T of the support set, makes images that 
     L_D = CE(real, labels) - w_real E log p(real | real) - w_fake E log p(fake | generated)      (eq. 5, 6)
     L_G = -E log p(real | generated)  (non-saturating), or feature matching                      (eq. 7)
 With an inner loop, L_D is also what the support set is fit with (inner weights); the outer loss is taken on
-the query set with fresh fakes (outer weights), and G plays against the adapted classifier. A classifier
+the query set with fresh fakes (outer weights), and G plays against the adapted classifier. A host
 without an inner loop, such as a prototypical network, has the outer loss only: its scores are the logits.
 
 The real term is over the unlabelled images of the episode; without any, the labelled ones stand in for them.
@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fewshot import counter, parallel
+from fewshot import distributed, rng
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.losses import fake_loss, feature_matching, real_logit, real_loss
 from fewshot.methods.base import Method, OptimizerFactory, Terms, accuracy, clip_gradients
+from fewshot.methods.gan_losses import fake_loss, feature_matching, real_logit, real_loss
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks import Generator, Prediction, TaskEncoder
 from fewshot.schedule import Schedule, with_initial_rate
@@ -42,7 +42,7 @@ class MetaGAN(Method):
     """A classifier of the framework, trained against a generator of images of the same task.
 
     Args:
-        classifier: the host; it keeps its own optimiser, schedule, clipping and engine.
+        host: the few-shot classifier; it keeps its own optimiser, schedule, clipping and engine.
         encoder: support set to h_T.
         generator: noise and h_T to images in [-1, 1], of which 1 is ink.
         mean, std: the normalisation of the data, which generated images receive too.
@@ -52,13 +52,13 @@ class MetaGAN(Method):
         inner_from: the inner step, counted from 0, from which the real and fake terms enter.
         inner_fakes, outer_fakes: generated images a task; None for as many as support images.
         generator_every: steps of the classifier for one of the generator; 0 never trains it.
-        optimizer: of generator and encoder; a learned fake logit is trained with the classifier.
+        optimizer: of generator and encoder; a learned fake logit is trained with the host.
         schedule: of that optimiser.
     """
 
     def __init__(
         self,
-        classifier: Method,
+        host: Method,
         encoder: TaskEncoder,
         generator: Generator,
         optimizer: OptimizerFactory,
@@ -76,14 +76,14 @@ class MetaGAN(Method):
         outer_fakes: int | None = None,
         generator_every: int = 1,
     ) -> None:
-        if not isinstance(classifier, Method) or isinstance(classifier, MetaGAN):
-            raise UserError(f"{type(classifier).__name__} cannot be the classifier of MetaGAN: choose another method")
-        if type(classifier).task_terms is not Method.task_terms:
+        if not isinstance(host, Method) or isinstance(host, MetaGAN):
+            raise UserError(f"{type(host).__name__} cannot be the classifier of MetaGAN: choose another method")
+        if type(host).task_terms is not Method.task_terms:
             raise UserError(
-                f"{type(classifier).__name__} is not trained by the loss of a query set: "
+                f"{type(host).__name__} is not trained by the loss of a query set: "
                 "it cannot be the classifier of MetaGAN"
             )
-        super().__init__(classifier.engine, classifier.bn, optimizer, schedule, sum_tasks=classifier.sum_tasks)
+        super().__init__(host.engine, host.bn, optimizer, schedule, sum_tasks=host.sum_tasks)
         if fake_logit not in FAKE_LOGITS:
             raise UserError(f"method.fake_logit={fake_logit}: choose one of {', '.join(FAKE_LOGITS)}")
         if generator_loss not in GENERATOR_LOSSES:
@@ -93,9 +93,9 @@ class MetaGAN(Method):
                 raise UserError(f"method.{name}={count}: must be at least 1")
         if generator_every < 0:
             raise UserError(f"method.generator_every={generator_every}: must be at least 0")
-        self.classifier, self.encoder, self.generator = classifier, encoder, generator
+        self.host, self.encoder, self.generator = host, encoder, generator
         self.mean, self.std = mean, std
-        features = classifier.features  # raises where none are learned
+        features = host.features  # raises where none are learned
         self.fake_head = _zero(nn.Linear(features, 1)) if fake_logit == "learned" else None
         self.generator_loss = generator_loss
         self.inner_real, self.inner_fake = inner_real, inner_fake
@@ -105,31 +105,31 @@ class MetaGAN(Method):
 
     @property
     def bn(self) -> str:
-        return self.classifier.bn if "classifier" in self._modules else self._bn
+        return self.host.bn if "host" in self._modules else self._bn
 
     @bn.setter
     def bn(self, protocol: str) -> None:
-        if "classifier" in self._modules:
-            self.classifier.bn = protocol
+        if "host" in self._modules:
+            self.host.bn = protocol
         else:  # the base class sets it before there is a classifier
             self._bn = protocol
 
     @property
     def inner_steps(self) -> int:  # type: ignore[override]
-        return self.classifier.inner_steps
+        return self.host.inner_steps
 
     @property
     def network(self) -> nn.Module:
-        return self.classifier.network
+        return self.host.network
 
     @property
     def features(self) -> int:
-        return self.classifier.features
+        return self.host.features
 
     def generate(self, episode: Episode, number: int | None, stream: int) -> Tensor:
         """``(number, C, H, W)`` images of one task, normalised like its real ones; a function of its key."""
         number = number or len(episode.support_x)
-        z = counter.normal(episode.key, (number, self.generator.noise), stream).to(episode.support_x)
+        z = rng.normal(episode.key, (number, self.generator.noise), stream).to(episode.support_x)
         ink = (self.generator(z, self.encoder(episode.support_x)) + 1) / 2
         return (ink - self.mean) / self.std
 
@@ -140,7 +140,7 @@ class MetaGAN(Method):
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         if not self.inner_steps or not (self.inner_real or self.inner_fake):
-            return self.classifier.fit_task(episode)
+            return self.host.fit_task(episode)
         with torch.no_grad():  # the inner loop trains D only
             fakes = self.generate(episode, self.inner_fakes, _INNER) if self.inner_fake else None
 
@@ -151,15 +151,15 @@ class MetaGAN(Method):
             loss = self.inner_real * real_loss(self.real(seen))
             return loss if fakes is None else loss + self.inner_fake * fake_loss(self.real(predict(fakes)))
 
-        return self.classifier.fit_task(episode, terms)
+        return self.host.fit_task(episode, terms)
 
     def task_terms(self, episode: Episode) -> Terms:
         predict = self.fit_task(episode)
-        prediction, statistics = self.classifier.classify(predict, episode.query_x)
+        prediction, statistics = self.host.classify(predict, episode.query_x)
         unlabeled = episode.unlabeled_x if episode.unlabeled_query_x is None else episode.unlabeled_query_x
         seen = prediction if unlabeled is None else predict(unlabeled)
         real = self.real(seen)
-        ce = episode.if_labeled(self.classifier.query_loss(prediction.logits, episode.query_y))
+        ce = episode.if_labeled(self.host.query_loss(prediction.logits, episode.query_y))
         right = episode.if_labeled(accuracy(prediction.logits, episode.query_y), float("nan"))
         fakes = self.generate(episode, self.outer_fakes, _OUTER)
         fake = self.real(predict(fakes.detach()))
@@ -198,24 +198,24 @@ class MetaGAN(Method):
         """
         if self.fake_head is not None:
             with torch.no_grad():
-                reals = self.classifier.logits(episodes).logsumexp(-1)
+                reals = self.host.logits(episodes).logsumexp(-1)
                 count = torch.tensor(float(reals.numel()), device=reals.device)
-                self.fake_head.bias.copy_(parallel.total(reals.sum()) / parallel.total(count))
+                self.fake_head.bias.copy_(distributed.total(reals.sum()) / distributed.total(count))
 
     def configure_optimizers(self) -> list[Optimizer]:
         assert self.make_optimizer is not None
-        critic = self.classifier.configure_optimizers()[0]
+        critic = self.host.configure_optimizers()[0]
         if self.fake_head is not None:
             critic.add_param_group({"params": list(self.fake_head.parameters())})
         players = [*self.encoder.parameters(), *self.generator.parameters()]
         return [with_initial_rate(critic), with_initial_rate(self.make_optimizer(players))]
 
     def schedules(self) -> list[Schedule]:
-        return [self.classifier.schedule, self.schedule]
+        return [self.host.schedule, self.schedule]
 
     def update(self, optimizers: list, step: int) -> None:
         critic, generator = optimizers
-        self.classifier.update([critic], step)
+        self.host.update([critic], step)
         if self.generator_every and step % self.generator_every == 0:
             clip_gradients(generator, self.clip_norm, self.clip_value)
             generator.optimizer.step()  # not counted: a step is a meta-batch

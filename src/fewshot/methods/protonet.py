@@ -46,7 +46,7 @@ class ProtoNet(Method):
         distance: ``euclidean`` (squared) or ``cosine``.
         scale: of the distances in the softmax of queries: fixed for squared ones, the start of what is learned for
             the cosine; None for 1 and for 10.
-        refinement: see ``fewshot.methods.refinement``; None for prototypes of the support images alone.
+        refinement: see ``fewshot.methods.soft_kmeans``; None for prototypes of the support images alone.
         base: see ``Method``. Under ``bn=transductive``, as in training, the statistics are those of the
             support and query images together, as in the authors' code. With a refinement the unlabelled
             images, given with the task like its support set, count as a part of it for ``bn`` too.

@@ -34,7 +34,7 @@ class RelationNet(Method):
 
     Args:
         backbone: images to flattened feature maps.
-        norm: of the relation head; see ``fewshot.networks.norm``.
+        norm: of the relation head; see ``fewshot.networks.norm_layers``.
         loss: of query images, ``mse`` or ``cross_entropy``.
         base: see ``Method``. Under ``bn=support`` the statistics in the head are those of the pairs of
             support images with the classes.

@@ -21,13 +21,13 @@ from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.adapt import Adaptation, Params
 from fewshot.methods.base import Terms
-from fewshot.methods.fine_tuned import FineTuned
+from fewshot.methods.fixed_ways import FixedWays
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks import Backbone, LinearClassifier
-from fewshot.networks.norm import Statistics, normalising
+from fewshot.networks.norm_layers import Statistics, normalising
 
 
-class Reptile(FineTuned):
+class Reptile(FixedWays):
     """A network that moves towards what gradient descent makes of it on each task.
 
     Args:
@@ -57,35 +57,35 @@ class Reptile(FineTuned):
         for name, value in {"steps": steps, "test_steps": test_steps, "batch": batch}.items():
             if value is not None and value < 1:
                 raise UserError(f"method.{name}={value}: must be at least 1")
-        self.learner = LinearClassifier(backbone, ways)
+        self.classifier = LinearClassifier(backbone, ways)
         self.ways, self.inner_rate, self.steps, self.test_steps = ways, inner_rate, steps, test_steps
         self.batch = batch
-        self.everything, self.adaptation = Adaptation(self.learner, "all"), Adaptation(self.learner, adapt, rank)
+        self.everything, self.adaptation = Adaptation(self.classifier, "all"), Adaptation(self.classifier, adapt, rank)
 
     def task_terms(self, episode: Episode) -> Terms:
         """The gradient of ``objective`` is theta - phi; loss and accuracy are those of the query images at phi."""
         predict = self.fit_task(episode).detach()
         terms = self.query_terms(predict, episode)
         away = [
-            (theta * (theta - predict.state[name]).detach()).sum() for name, theta in self.learner.named_parameters()
+            (theta * (theta - predict.state[name]).detach()).sum() for name, theta in self.classifier.named_parameters()
         ]
         return terms | {"objective": sum(away[1:], away[0])}
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         self.refuse_other_ways(episode)
         support_x, support_y = episode.support_x, episode.support_y
-        params: Params = dict(self.learner.named_parameters())
+        params: Params = dict(self.classifier.named_parameters())
         adaptation = self.everything if self.training else self.adaptation
         count = len(support_y)
         size = min(self.batch or count, count) if self.training else count
 
         def loss(fast: Params, step: int) -> Tensor:
             places = [place % count for place in range(step * size, (step + 1) * size)]
-            with normalising(self.learner, Statistics.BATCH):
-                logits = functional_call(self.learner, adaptation.full(params, fast), (support_x[places],)).logits
+            with normalising(self.classifier, Statistics.BATCH):
+                logits = functional_call(self.classifier, adaptation.full(params, fast), (support_x[places],)).logits
             return episode.if_labeled(F.cross_entropy(logits, support_y[places]))
 
         fast = adaptation.start(params)
         rates = dict.fromkeys(fast, self.inner_rate)
         fast = self.engine.descend(loss, fast, rates, self.inner_steps, second_order=False)
-        return self.adapted(self.learner, adaptation.full(params, fast), support_x)
+        return self.adapted(self.classifier, adaptation.full(params, fast), support_x)

@@ -5,7 +5,7 @@ from fewshot.networks.class_head import ClassHead, CosineHead, LinearHead
 from fewshot.networks.classifier import Classifier, LinearClassifier, Prediction
 from fewshot.networks.full_context import FullContext
 from fewshot.networks.gan import Generator, TaskEncoder
-from fewshot.networks.norm import BatchNorm
+from fewshot.networks.norm_layers import BatchNorm
 from fewshot.networks.relation import RelationNetwork
 from fewshot.networks.resnet12 import resnet12
 from fewshot.networks.resnet18 import resnet18

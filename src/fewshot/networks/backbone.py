@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.networks.convolution import Conv2d
-from fewshot.networks.norm import norm as make_norm
+from fewshot.networks.norm_layers import norm as make_norm
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -58,7 +58,7 @@ def conv4(
         stride: halve the image by stride 2 (MAML on Omniglot, Finn et al. 2017) or by 2x2 max-pooling
             (matching and prototypical networks, Snell et al. 2017).
         mean_over_space: features are the mean over what space is left, else all of it flattened.
-        norm: see ``fewshot.networks.norm``.
+        norm: see ``fewshot.networks.norm_layers``.
         pooled: how many of the first blocks halve the image; None for all of them.
         unshuffle: make the pixels of each square of so many along a side channels of one pixel, before the first
             block (Shi et al. 2016, the inverse of their sub-pixel shuffle): finer images for little more work.

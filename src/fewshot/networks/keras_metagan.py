@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fewshot.networks.backbone import Backbone, xavier
 from fewshot.networks.gan import Generator, TaskEncoder
-from fewshot.networks.norm import BatchNorm
+from fewshot.networks.norm_layers import BatchNorm
 
 _SLOPE, _EPS = 0.3, 1e-3
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from fewshot.networks.backbone import Backbone, conv4, mlp
-from fewshot.networks.norm import batch_norms
+from fewshot.networks.norm_layers import batch_norms
 
 
 def omniglot_cnn(channels: int, image_size: int, width: int = 128, depth: int = 3) -> Backbone:

@@ -2,7 +2,7 @@
 
 ``nn.BatchNorm2d(track_running_stats=False)``, ``nn.LayerNorm`` and affine ``nn.InstanceNorm2d`` give
 silently wrong second-order gradients under ``torch.func.vmap`` (torch 2.13): scale and shift inside the
-fused kernel are at fault; ``fewshot.networks.normalise`` has derivatives of its own. ``nn.GroupNorm`` is right.
+fused kernel are at fault; ``batch_norm_function`` has derivatives of its own. ``nn.GroupNorm`` is right.
 """
 
 import math
@@ -13,7 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from fewshot.networks.normalise import batch_normalise
+from fewshot.networks.batch_norm_function import batch_normalise
 
 
 class Statistics(Enum):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fewshot.errors import UserError
 from fewshot.networks.backbone import Backbone
 from fewshot.networks.classifier import Prediction
-from fewshot.networks.norm import norm as make_norm
+from fewshot.networks.norm_layers import norm as make_norm
 
 _HIDDEN = 8
 
@@ -22,7 +22,7 @@ class RelationNetwork(nn.Module):
 
     Args:
         backbone: images to flattened maps of ``backbone.shape``.
-        norm: of the head; see ``fewshot.networks.norm``.
+        norm: of the head; see ``fewshot.networks.norm_layers``.
 
     Attributes:
         classes: ``(N, D)`` flattened maps of classes; empty here, a task hands in its own by ``functional_call``.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fewshot.networks.backbone import Backbone, kaiming
 from fewshot.networks.convolution import Conv2d
 from fewshot.networks.drop_block import DropBlock
-from fewshot.networks.norm import norm as make_norm
+from fewshot.networks.norm_layers import norm as make_norm
 
 _SLOPE = 0.1
 
@@ -46,7 +46,7 @@ def resnet12(
         channels, image_size: of the images, square.
         widths: filters of each block.
         drop_rate, block_size: of DropBlock in the last two blocks.
-        norm: see ``fewshot.networks.norm``.
+        norm: see ``fewshot.networks.norm_layers``.
     """
     if image_size < 2 ** len(widths):
         raise ValueError(f"images of {image_size} x {image_size} are too small for {len(widths)} poolings")

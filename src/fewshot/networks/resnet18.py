@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from fewshot.networks.backbone import Backbone, kaiming
 from fewshot.networks.convolution import Conv2d
-from fewshot.networks.norm import norm as make_norm
+from fewshot.networks.norm_layers import norm as make_norm
 
 
 class Block(nn.Module):
@@ -35,7 +35,7 @@ def resnet18(
         channels, image_size: of the images; any size.
         width: filters of the first two blocks; they double three times.
         small_images: a 3x3 convolution first, in place of ImageNet's 7x7 of stride 2 and 3x3 max-pooling of stride 2.
-        norm: see ``fewshot.networks.norm``.
+        norm: see ``fewshot.networks.norm_layers``.
     """
     bias = norm == "none"
     if small_images:

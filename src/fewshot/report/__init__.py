@@ -1,7 +1,7 @@
 """Tables and figures from what runs leave on disk."""
 
-from fewshot.report.collect import Failure, Run, collect
-from fewshot.report.compare import Row, Table, compare
-from fewshot.report.render import csv_text, markdown, terminal, write
+from fewshot.report.formats import csv_text, markdown, terminal, write
+from fewshot.report.read_runs import Failure, Run, collect
+from fewshot.report.table import Row, Table, compare
 
 __all__ = ["Failure", "Row", "Run", "Table", "collect", "compare", "csv_text", "markdown", "terminal", "write"]

@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from fewshot.errors import UserError
-from fewshot.report.render import terminal
-from fewshot.report.save import report
+from fewshot.report.build import report
+from fewshot.report.formats import terminal
 
 
 def main() -> int:
-    """Print the table; with ``--output`` also write what ``fewshot.report.save.report`` lists."""
+    """Print the table; with ``--output`` also write what ``fewshot.report.build.report`` lists."""
     parser = argparse.ArgumentParser(prog="python -m fewshot.report", description="Compare runs in one table.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a run's folder, or any folder above runs")
     parser.add_argument(

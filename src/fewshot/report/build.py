@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from fewshot.report.atomic import write_bytes
-from fewshot.report.boundary import boundaries
-from fewshot.report.collect import collect
-from fewshot.report.compare import Table, compare
-from fewshot.report.comparison import episode_scatter, reliability, validation_curves
-from fewshot.report.page import Figure, page
-from fewshot.report.plot import accuracies
-from fewshot.report.render import write
+from fewshot.figures.decision_boundary import draw_decision_boundaries
+from fewshot.files import write_bytes
+from fewshot.report.charts import accuracies, episode_scatter, reliability, validation_curves
+from fewshot.report.formats import write
+from fewshot.report.html import Figure, page
+from fewshot.report.read_runs import collect
+from fewshot.report.table import Table, compare
 
 _BOUNDARIES = "Of the classifiers that runs adapted to the same tasks, a row a task."
 _COMPARISONS = (
@@ -64,7 +63,7 @@ def report(paths: Iterable[str | Path], folder: Path | None) -> Table:
             )
         ]
         if files := _boundary_files(table):
-            boundaries(files, folder / "boundaries.png")
+            draw_decision_boundaries(files, folder / "boundaries.png")
             figures.append(Figure(folder / "boundaries.png", "Decision boundaries", _BOUNDARIES, wide=True))
         for draw, name, title, caption in _COMPARISONS:
             file = folder / "figures" / name

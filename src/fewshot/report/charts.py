@@ -3,8 +3,8 @@
 A row of the table has one colour in all of them. Each function returns whether there was anything to draw.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from math import ceil
 from pathlib import Path
 from textwrap import fill, shorten
 from typing import Any
@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from fewshot.report.atomic import write_png
-from fewshot.report.calibration import pooled
-from fewshot.report.compare import Row, Table
-from fewshot.report.plot import Points, read_metrics
+from fewshot.calibration import pooled
+from fewshot.figures.learning_curves import Points, read_metrics
+from fewshot.figures.png import write_png
+from fewshot.report.formats import plus_minus
+from fewshot.report.table import Row, Table
 
 Both = tuple[list[Points], list[Points]]  # a curve a seed, over steps and over seconds
 
@@ -34,11 +35,53 @@ _COLOURS = (
     "#17becf",
     "#444444",
 )
+_CLOSE = 0.15  # accuracies of all rows within this are shown again at a larger scale
 _STYLES = (("-", "o"), ("--", "s"), (":", "^"))  # of line and marker, after all colours
 _FEW = 12  # fewer points of a curve have markers
 _WIDE = 72  # characters of a label on one line of a legend
 _BELOW_TITLE: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": "#444444"}
 _SIDE, _ACROSS = 2.7, 4  # inches of a square panel, panels side by side
+
+
+def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
+    """Test accuracy of every row as a bar from 0 to 100% with its 95% interval.
+
+    Rows that lie close together stand again beside the bars, at a larger scale: the mean with its interval, each
+    seed as a small dot. ``chance`` is the accuracy of guessing, a fraction, drawn as a dashed line.
+    """
+    count = len(table.rows)
+    names = 0.065 * max((len(row.label) for row in table.rows), default=0)  # inches
+    seeds = [run.accuracy.mean() for row in table.rows for run in row.runs]
+    close = any(row.reference for row in table.rows) and np.ptp(seeds) < _CLOSE
+    figure = Figure(figsize=(4.5 + names + 3.2 * close, 0.9 + 0.32 * count), layout="constrained")
+    axes, *zoomed = figure.subplots(1, 1 + close, squeeze=False, sharey=True, width_ratios=[4, 3][: 1 + close])[0]
+    for place, row in enumerate(table.rows):
+        if not row.runs:
+            axes.text(1, place, "failed", va="center", color="#b2182b", fontsize=8)
+            continue
+        error = 0 if math.isnan(row.half_width) else 100 * row.half_width
+        axes.barh(place, 100 * row.accuracy, xerr=error, height=0.65, color="#92c5de", ecolor="#222222", capsize=2.5)
+        axes.text(100 * row.accuracy + error + 1.5, place, plus_minus(row), va="center", fontsize=8)
+        for panel in zoomed:
+            panel.errorbar(100 * row.accuracy, place, xerr=error, fmt="o", ms=5, color="#222222", capsize=2.5, lw=1.2)
+            if len(row.runs) > 1:
+                dots = [100 * run.accuracy.mean() for run in row.runs]
+                panel.plot(dots, [place + 0.27] * len(dots), "o", ms=3, color="#d95f02", alpha=0.8)
+    if chance is not None:
+        axes.axvline(100 * chance, color="#777777", ls="--", lw=1, label=f"chance, {100 * chance:.0f}%")
+        figure.legend(loc="outside upper right", frameon=False, fontsize=8)
+    axes.set_yticks(range(count), [row.label for row in table.rows], fontsize=8)
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.set_xlim(0, 120)  # room for the number beside a bar of 100%
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("test accuracy (%), 95% interval over test episodes", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    for panel in zoomed:
+        panel.set_xlabel("close up; dots: seeds" if len(seeds) > count else "close up", fontsize=9)
+        panel.grid(axis="x", alpha=0.3)
+        panel.tick_params(axis="y", length=0)
+        panel.spines[["top", "right", "left"]].set_visible(False)
+    write_png(target, figure)
 
 
 def validation_curves(table: Table, target: Path) -> bool:
@@ -134,7 +177,7 @@ def _panels(rows: Sequence[Row], panel: Callable[[Axes, Row], None], ylabel: str
     if not rows:
         return False
     across = min(_ACROSS, len(rows))
-    down = ceil(len(rows) / across)
+    down = math.ceil(len(rows) / across)
     titles = [fill(row.label, 30) for row in rows]
     above = 0.3 + 0.15 * max(title.count("\n") for title in titles)
     figure = Figure(figsize=(_SIDE * across, (_SIDE + above) * down), layout="constrained")

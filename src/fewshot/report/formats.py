@@ -12,9 +12,9 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
+from fewshot.files import write_bytes
 from fewshot.report import published
-from fewshot.report.atomic import write_bytes
-from fewshot.report.compare import MARK, Row, Table
+from fewshot.report.table import MARK, Row, Table
 
 _HEADER = (
     *("run", "accuracy", "published", "seeds", "difference", "p", "by seed", "verdict"),

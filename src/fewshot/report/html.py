@@ -14,10 +14,10 @@ from jinja2 import Environment, StrictUndefined, Template
 from PIL import Image
 
 from fewshot.errors import UserError
-from fewshot.report.captions import CAPTIONS
-from fewshot.report.collect import Failure, Run
-from fewshot.report.compare import Table
-from fewshot.report.render import footnotes, shown
+from fewshot.figures.captions import CAPTIONS
+from fewshot.report.formats import footnotes, shown
+from fewshot.report.read_runs import Failure, Run
+from fewshot.report.table import Table
 
 _ALBUMS = 24  # runs whose own images are embedded: a page of some ten megabytes
 _SKIPPED = "generated_step*.png"  # generated_over_time.png has them all

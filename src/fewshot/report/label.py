@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from fewshot.report.collect import Failure, Run
+from fewshot.report.read_runs import Failure, Run
 
 # Facts that a result states itself, so that a default and an override of the same value look the same.
 _STATED = ("data", "split", "task", "seed", "bn")

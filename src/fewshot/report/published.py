@@ -8,7 +8,7 @@ from typing import Literal
 
 import yaml
 
-from fewshot.report.collect import Run
+from fewshot.report.read_runs import Run
 
 MARK = "‡"  # on a number that is recalled
 

@@ -13,8 +13,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from fewshot.calibration import FILE, Bins, read_bins
 from fewshot.errors import UserError
-from fewshot.report.calibration import FILE, Bins, read_bins
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.metrics import Paired, holm, interval, paired
-from fewshot.report.collect import Failure, Run
 from fewshot.report.label import by_setting, labels
 from fewshot.report.published import Published, published
+from fewshot.report.read_runs import Failure, Run
+from fewshot.statistics import Paired, holm, interval, paired
 
 MARK = "†"  # on a difference between two BatchNorm protocols
 OTHER_EPISODES = "other test episodes"

@@ -31,7 +31,7 @@ class _Launcher(Launcher):
 
 def _unless_stopped(results: Sequence[JobReturn], received: Sequence[int] = ()) -> Sequence[JobReturn]:
     """``results``; the command ends here where a signal came, as it does without a launcher."""
-    from fewshot.command.launched import STOPPED
+    from fewshot.command.sweep_worker import STOPPED
 
     stopped = sum(result.return_value == STOPPED for result in results)
     if stopped or received:
@@ -71,7 +71,7 @@ class JoblibLauncher(_Launcher):
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         from fewshot.command import devices
-        from fewshot.command.launched import Run, passing_signals_on
+        from fewshot.command.sweep_worker import Run, passing_signals_on
 
         count = self._workers(len(job_overrides))
         plugin = self.plugin(**self.options | {"n_jobs": count})
@@ -106,7 +106,7 @@ class _SubmititLauncher(_Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from fewshot.command import devices
-        from fewshot.command.launched import Run
+        from fewshot.command.sweep_worker import Run
 
         source = str(Path(__file__).parents[2])
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))}

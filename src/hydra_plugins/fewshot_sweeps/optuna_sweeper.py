@@ -64,14 +64,14 @@ class OptunaSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> None:
-        from fewshot.command.folder import occupied
+        from fewshot.command.run_folder import locked
         from fewshot.errors import UserError
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         try:
-            with occupied(folder):
+            with locked(folder):
                 self._search(arguments, folder)
         except UserError as error:
             raise CompactHydraException(f"error: {error}") from error
@@ -130,19 +130,19 @@ class OptunaSweeper(Sweeper):
 
     def _check(self, study: Any, fixed: list[str], space: Mapping[str, Override]) -> None:
         """Refuse to add trials with other settings to a study."""
-        from fewshot.command import folder
+        from fewshot.command import run_folder
         from fewshot.errors import UserError
 
         common = self.loader.load_sweep_config(self.config, fixed)
         try:
-            settings = folder.identity(common, fixed)
+            settings = run_folder.identity(common, fixed)
         except OmegaConfBaseException:  # each run will say so
             return
         settings["search"] = {key: str(override.input_line).split("=", 1)[1] for key, override in space.items()}
         stored = study.user_attrs.get(_SETTINGS)
         if stored is None:
             study.set_user_attr(_SETTINGS, settings)
-        elif changed := folder.differences(stored, json.loads(json.dumps(settings))):
+        elif changed := run_folder.differences(stored, json.loads(json.dumps(settings))):
             raise UserError(f"{self.storage} is another search: {'; '.join(changed[:3])}; choose another name")
 
     def _conclude(self, study: Any, folder: Path) -> None:
