@@ -1,48 +1,17 @@
 """Checkpoints: written whole or not at all, and read with errors that a user can act on."""
 
-import io
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from fewshot.errors import UserError
-from fewshot.files import write_bytes
 from fewshot.networks import ClassHead
 
 log = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's own, but a full disk or a kill while writing leaves the previous file as it was.
-
-    Lightning writes to the system's temporary folder first; a move from there may cross file systems.
-    The last checkpoint but one is kept, in case the last is damaged later.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        content, path = io.BytesIO(), Path(path)
-        torch.save(checkpoint, content)
-        write_bytes(path, content.getvalue(), path.with_name(PREVIOUS) if path.name == LAST else None)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Also of a run whose folder has been moved."""
-        content = read(path, "resume")
-        folder = Path(path).parent
-        for state in content.get("callbacks", {}).values():
-            for key in ("best_model_path", "last_model_path", "kth_best_model_path"):
-                if state.get(key):
-                    state[key] = str(folder / Path(state[key]).name)
-            if "dirpath" in state:
-                state["dirpath"] = str(folder)
-                state["best_k_models"] = {
-                    str(folder / Path(name).name): score for name, score in state["best_k_models"].items()
-                }
-        return content
 
 
 def newest(folder: Path, named: str = "auto") -> Path | None:

@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from fewshot import checkpoint
 from fewshot.callbacks import Recipe
+from fewshot.checkpoint_io import AtomicCheckpointIO
 from fewshot.data import ClassBatches, EpisodeData, EpisodeSampler, Task
 from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.errors import UserError
@@ -105,7 +106,7 @@ def trainer(folder, steps: int) -> pl.Trainer:
     return pl.Trainer(
         max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, inference_mode=False,
         enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0, limit_val_batches=0,
-        use_distributed_sampler=False, callbacks=[last, Recipe("")], plugins=[checkpoint.AtomicCheckpointIO()],
+        use_distributed_sampler=False, callbacks=[last, Recipe("")], plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from fewshot.callbacks import (
     Stopping,
     Throughput,
 )
+from fewshot.checkpoint_io import AtomicCheckpointIO
 from fewshot.command.job import Job
 from fewshot.data import EpisodeData, Task
 from fewshot.loggers import conclude, continue_from
@@ -71,7 +72,7 @@ def execute(job: Job) -> None:
         cfg.trainer,
         callbacks=callbacks,
         logger=loggers,
-        plugins=[checkpoint.AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO()],
         default_root_dir=str(out),
     )
     if job.resume:

@@ -1,0 +1,75 @@
+"""How Lightning writes, reads and removes checkpoints of a run."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
+
+from fewshot.checkpoint import LAST, PREVIOUS, read
+from fewshot.errors import UserError
+from fewshot.files import write_bytes
+
+_PATHS = ("best_model_path", "last_model_path", "kth_best_model_path")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints whole or not at all: a full disk or a kill leaves the previous file.
+
+    Lightning writes to the system's temporary folder first; a move from there may cross file systems.
+    The last checkpoint but one is kept, in case the last is damaged later.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        keep = target.with_name(PREVIOUS) if target.name == LAST else None
+        write_bytes(target, content.getvalue(), keep)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint, also of a run whose folder has been moved.
+
+        Raises:
+            UserError: the file is no whole checkpoint of a run, or names files outside its own folder.
+        """
+        content = read(path, "resume")
+        move_states(content, Path(path))
+        return content
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove one ``*.ckpt`` file; never a folder, which Lightning would remove with all that it holds."""
+        file = Path(path)
+        if file.suffix == ".ckpt" and (file.is_file() or file.is_symlink()):
+            file.unlink()
+
+
+def move_states(content: dict[str, Any], path: Path) -> None:
+    """Let the callbacks' states name files beside ``path``: Lightning removes the files that they name.
+
+    Raises:
+        UserError: the states are damaged, or a name is no plain ``*.ckpt``.
+    """
+    states = content.get("callbacks", {})
+    if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
+        raise UserError(f"resume={path}: not a checkpoint to go on from (the states of its callbacks are damaged)")
+    for state in states.values():
+        for key in _PATHS:
+            if state.get(key):
+                state[key] = _beside(path, state[key])
+        if "dirpath" in state:
+            state["dirpath"] = str(path.parent)
+        if "best_k_models" in state:
+            kept = state["best_k_models"]
+            if not isinstance(kept, dict):
+                raise UserError(f"resume={path}: not a checkpoint to go on from (its best_k_models is no mapping)")
+            state["best_k_models"] = {_beside(path, name): score for name, score in kept.items()}
+
+
+def _beside(path: Path, name: Any) -> str:
+    """Return the file of that name in the folder of ``path``."""
+    last = name.replace("\\", "/").rpartition("/")[2] if isinstance(name, str) else ""
+    if not last.endswith(".ckpt") or last.startswith(".") or "\0" in last:
+        raise UserError(f"resume={path}: the checkpoint names {name!r}, which is no *.ckpt file of its run")
+    return str(path.parent / last)
