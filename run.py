@@ -22,7 +22,8 @@ from fewshot.command.exit_status import report_errors, run_command
 from fewshot.command.job import prepare
 from fewshot.command.run_folder import locked
 from fewshot.command.spawn import run_job
-from fewshot.result import git_commit, validation_accuracy
+from fewshot.provenance import git_commit
+from fewshot.result import validation_accuracy
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from benchmarks import ROOT
 from benchmarks.rounds import Row, Unequal
 from fewshot.errors import UserError
 from fewshot.files import write_bytes
-from fewshot.result import device_name, git_commit, versions
+from fewshot.provenance import device_name, git_commit, versions
 
 RESULTS = ("benchmark", "case", "ours", "peer", "unit", "ratio")
 BOUNDS = ("benchmark", "case", "rounds", "ratio", "lower", "upper")

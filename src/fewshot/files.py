@@ -1,12 +1,17 @@
-"""Write a file whole or not at all."""
+"""Write files whole or not at all, and read files of strangers without surprises."""
 
 import csv
 import io
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from fewshot.errors import UserError
+
+MEGABYTE = 2**20
+# Characters that join letters of words and emoji: invisible, but part of how a name is written.
+_JOINERS = "\u200c\u200d"
 
 
 def write_bytes(target: Path, content: bytes, keep: Path | None = None) -> None:
@@ -33,9 +38,104 @@ def write_bytes(target: Path, content: bytes, keep: Path | None = None) -> None:
 
 
 def write_csv(target: Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
-    """A line a row, as ``write_bytes`` does."""
+    """Write one line per row, whole or not at all.
+
+    Every cell passes through ``csv_safe``.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(csv_safe, header))
+    writer.writerows(map(csv_safe, row) for row in rows)
     write_bytes(target, stream.getvalue().encode())
+
+
+def csv_safe(value: object) -> object:
+    """Return ``value`` as a cell that UTF-8 can hold and that a spreadsheet takes for no formula.
+
+    A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break gets an apostrophe in front, unless the
+    text is a number. The bytes of a name that is not UTF-8 become escapes such as ``\\xfc``.
+    """
+    if not isinstance(value, str):
+        return value
+    text = "".join(_escaped(char) if "\ud800" <= char <= "\udfff" else char for char in value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """Return ``text`` as one line that changes nothing on a terminal.
+
+    Control characters, line breaks and the bytes of a name that is not UTF-8 become escapes such as ``\\x1b``.
+    Of a text of more than ``most`` characters the first and the last are shown.
+    """
+    if most is not None and len(text) > most:
+        end = (most - 3) // 3
+        text = f"{text[: most - 3 - end]}...{text[len(text) - end :]}"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in _JOINERS else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # Python's stand-in for a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def read_bytes(file: Path, inside: Path, most: int = 64 * MEGABYTE) -> bytes:
+    """Read a regular file of at most ``most`` bytes that lies in the folder ``inside``.
+
+    Links are followed as long as their targets lie in ``inside``.
+
+    Raises:
+        UserError: the file is absent, a pipe, a device or a folder, too large, outside of ``inside``, or unreadable.
+    """
+    try:
+        target = file.resolve(strict=True)
+        if not target.is_relative_to(inside.resolve()):
+            raise UserError(f"{file}: a link to a file outside of {inside}, which is not followed")
+        # Asked before opening too, since opening a device can act on it.
+        _refuse_irregular(file, os.stat(target), most)
+        with open(target, "rb", opener=_open_without_waiting) as stream:
+            _refuse_irregular(file, os.fstat(stream.fileno()), most)
+            content = stream.read(most + 1)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+        raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'a loop of links'})") from error
+    if len(content) > most:
+        raise UserError(_too_large(file, most))
+    return content
+
+
+def read_text(file: Path, inside: Path, most: int = 64 * MEGABYTE) -> str:
+    """Read a UTF-8 text as ``read_bytes`` does.
+
+    Raises:
+        UserError: as for ``read_bytes``, or the file is not UTF-8.
+    """
+    try:
+        return read_bytes(file, inside, most).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+
+
+def _refuse_irregular(file: Path, status: os.stat_result, most: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{file}: not a regular file")
+    if status.st_size > most:
+        raise UserError(_too_large(file, most))
+
+
+def _too_large(file: Path, most: int) -> str:
+    return f"{file}: larger than the {most / MEGABYTE:g} MB that are read"

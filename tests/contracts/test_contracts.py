@@ -205,4 +205,4 @@ def doubled(episodes):
 
 def score(name: str, method, tmp_path, scores: Scores) -> float:
     trainer(tmp_path, 1, scores).test(method, datamodule=data(name), verbose=False)
-    return scores.summary()["accuracy"]
+    return scores.summary().accuracy

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -50,7 +51,7 @@ def main(name: str, engine: str, folder: str) -> None:
     trainer.fit(method, datamodule=data)
     told = {name: float(value) for name, value in trainer.callback_metrics.items()}
     trainer.test(method, datamodule=data, verbose=False)
-    rows, summary = scores.rows(), scores.summary()
+    rows, summary = scores.rows(), asdict(scores.summary())
     if trainer.is_global_zero:
         torch.save({"weights": method.state_dict(), "rows": rows, "told": told, "summary": summary}, f"{folder}/out.pt")
 

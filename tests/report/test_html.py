@@ -418,7 +418,7 @@ def test_scores_give_the_bins_of_their_calibration_error():
     scores.on_test_epoch_end(None, None)
     truth = MulticlassCalibrationError(num_classes=5, n_bins=15)(logits.softmax(-1).flatten(0, 1), labels.flatten())
     assert calibration_error(scores.calibration()) == pytest.approx(float(truth), abs=1e-6)
-    assert scores.summary()["ece"] == pytest.approx(float(truth), abs=1e-6)
+    assert scores.summary().ece == pytest.approx(float(truth), abs=1e-6)
     assert scores.calibration().count.sum() == 4000
 
 

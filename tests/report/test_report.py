@@ -118,7 +118,7 @@ def test_missing_paths_and_empty_folders_are_user_errors(tmp_path):
     [
         ("result.json", "{", r"result\.json: not JSON \(line 1"),
         ("result.json", "[1]", r"result\.json: not the result of a run"),
-        ("result.json", '{"method": "maml"}', r"result\.json: the entry 'task' is missing"),
+        ("result.json", '{"method": "maml", "data": "glyphs"}', r"result\.json: the entry 'task' is missing"),
         ("result.json", b"\xff", r"result\.json: not UTF-8"),
         ("episodes.csv", "", r"episodes\.csv: no test episodes"),
         ("episodes.csv", "episode,accuracy\n0,0.5\n", r"episodes\.csv: the column 'fingerprint' is missing"),

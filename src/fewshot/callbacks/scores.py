@@ -10,6 +10,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fewshot import distributed
 from fewshot.calibration import COUNT, Bins
+from fewshot.result import MeanScores
 from fewshot.statistics import interval
 
 
@@ -70,15 +71,9 @@ class Scores(pl.Callback):
     def __len__(self) -> int:
         return len(self._all["accuracy"])
 
-    def summary(self) -> dict[str, float]:
-        """The ``test`` entry of ``result.json``; ``ece`` is the expected calibration error over all query images."""
-        mean, half = interval(self._all["accuracy"].numpy().astype(np.float64))
+    def summary(self) -> MeanScores:
+        """Return the ``test`` entry of ``result.json``."""
+        mean, half_width = interval(self._all["accuracy"].numpy().astype(np.float64))
         probabilities, labels = self._all["probabilities"].flatten(0, 1), self._all["labels"].flatten()
         ece = multiclass_calibration_error(probabilities, labels, probabilities.shape[1], n_bins=COUNT, norm="l1")
-        return {
-            "accuracy": mean,
-            "ci95": half,
-            "episodes": len(self),
-            "loss": float(self._all["loss"].mean()),
-            "ece": float(ece),
-        }
+        return MeanScores(mean, half_width, len(self), float(self._all["loss"].mean()), float(ece))

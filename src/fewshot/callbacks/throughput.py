@@ -5,6 +5,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from fewshot.result import Training
+
 
 class Throughput(pl.Callback):
     """Counts training episodes and the seconds of training, validation left out.
@@ -51,10 +53,10 @@ class Throughput(pl.Callback):
             self.seconds += time.perf_counter() - self._since
             self._since = None
 
-    def summary(self, steps: int) -> dict[str, float]:
-        """The ``train`` entry of ``result.json``."""
+    def summary(self, steps: int) -> Training:
+        """Return the ``train`` entry of ``result.json``."""
         rate = self.episodes / self.seconds if self.seconds else 0.0
-        return {"steps": steps, "episodes": self.episodes, "seconds": self.seconds, "episodes_per_second": rate}
+        return Training(steps, self.episodes, self.seconds, rate)
 
     def state_dict(self) -> dict[str, Any]:
         return {"episodes": self.episodes, "seconds": self.seconds}

@@ -28,7 +28,8 @@ from fewshot.command.job import Job
 from fewshot.data import EpisodeData, Task
 from fewshot.loggers import conclude, continue_from
 from fewshot.methods import Method
-from fewshot.result import device_name, versions, write_calibration, write_episodes, write_result
+from fewshot.provenance import device_name, versions
+from fewshot.result import Result, Validation, write_calibration, write_episodes, write_result
 
 log = logging.getLogger(__name__)
 UNLIMITED = 10**9
@@ -103,35 +104,35 @@ def execute(job: Job) -> None:
     write_episodes(out, scores.rows())
     write_calibration(out, scores.calibration())
     scored = f"checkpoints/{chosen.filename}.ckpt" if trains else cfg.checkpoint
-    result = {
-        "method": cfg.choices.method,
-        "name": cfg.choices.method,
-        "data": cfg.data.name,
-        "split": cfg.data.get("split"),
-        "label_fraction": cfg.data.get("label_fraction", 1.0),
-        "task": OmegaConf.to_container(cfg.task, resolve=True),
-        "seed": cfg.seed,
-        "bn": method.bn_protocol,
-        "bn_statistics_estimated": method.bn_estimated,
-        "test": test,
-        "val": {"accuracy": validation},
-        "train": throughput.summary(steps_taken),
-        "parameters": sum(parameter.numel() for parameter in method.parameters()),
-        "adapted_parameters": method.adapted_parameters,
-        "processes": trainer.world_size,
-        "peak_memory_mb": memory.peak_mb(trainer.strategy.root_device),
-        "device": device_name(trainer.strategy.root_device),
-        "versions": versions(),
-        "git_commit": job.commit,
-        "checkpoint": str(scored) if scored else None,
-        "overrides": job.typed,
-        "path": str(out),
-    }
+    result = Result(
+        method=cfg.choices.method,
+        name=cfg.choices.method,
+        data=cfg.data.name,
+        split=cfg.data.get("split"),
+        label_fraction=cfg.data.get("label_fraction", 1.0),
+        task=OmegaConf.to_container(cfg.task, resolve=True),  # type: ignore[arg-type]
+        seed=cfg.seed,
+        bn=method.bn_protocol,
+        bn_statistics_estimated=method.bn_estimated,
+        test=test,
+        val=Validation(validation),
+        train=throughput.summary(steps_taken),
+        parameters=sum(parameter.numel() for parameter in method.parameters()),
+        adapted_parameters=method.adapted_parameters,
+        processes=trainer.world_size,
+        peak_memory_mb=memory.peak_mb(trainer.strategy.root_device),
+        device=device_name(trainer.strategy.root_device),
+        versions=versions(),
+        git_commit=job.commit,
+        checkpoint=str(scored) if scored else None,
+        overrides=tuple(job.typed),
+        path=str(out),
+    )
     write_result(out, result)
     conclude(loggers, result)
     log.info(
         "test accuracy %.2f%% ± %.2f%% (95%% interval, %d episodes of %s %s, bn=%s); files in %s",
-        *(100 * test["accuracy"], 100 * test["ci95"], test["episodes"]),
+        *(100 * test.accuracy, 100 * (test.ci95 or 0), test.episodes),
         *(cfg.data.name, task.name, method.bn_protocol, out),
     )
 

@@ -1,13 +1,14 @@
 """Lightning's loggers, made to go on with a run that resumes and to show more than metrics."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import asdict
 
 from pytorch_lightning.loggers import Logger
 
 from fewshot.loggers.metrics_csv import CSV
 from fewshot.loggers.tensor_board import TensorBoard
 from fewshot.loggers.weights_and_biases import Wandb
+from fewshot.result import Result
 
 __all__ = ["CSV", "TensorBoard", "Wandb", "conclude", "continue_from"]
 
@@ -21,12 +22,12 @@ def continue_from(loggers: Iterable[Logger], step: int) -> None:
             logger.continue_from(step)
 
 
-def conclude(loggers: Iterable[Logger], result: Mapping[str, Any]) -> None:
-    """Log the test scores of ``result``, what ``result.json`` holds, and end."""
-    scores = {f"test/{name}": value for name, value in result["test"].items()}
+def conclude(loggers: Iterable[Logger], result: Result) -> None:
+    """Log the test scores of ``result`` and end."""
+    scores = {f"test/{name}": value for name, value in asdict(result.test).items()}
     for logger in loggers:
         if isinstance(logger, TensorBoard | Wandb):
             logger.conclude(scores, result)
         else:
-            logger.log_metrics(scores, step=result["train"]["steps"])
+            logger.log_metrics(scores, step=result.train.steps)
         logger.finalize("success")

@@ -1,6 +1,6 @@
 """TensorBoard."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from fewshot.errors import UserError
 from fewshot.loggers.hparams import sortable
+from fewshot.result import Result
 
 
 class TensorBoard(TensorBoardLogger):
@@ -33,7 +34,7 @@ class TensorBoard(TensorBoardLogger):
                 self.experiment.add_image(key, np.asarray(picture.convert("RGB")), max(step - 1, 0), dataformats="HWC")
 
     @rank_zero_only
-    def conclude(self, scores: dict[str, float], result: Mapping[str, Any]) -> None:
+    def conclude(self, scores: dict[str, float], result: Result) -> None:
         """Log the test scores as the metrics of these settings."""
-        settings = sortable(dict(self.hparams)) | {"bn": result["bn"]}
-        self.log_hyperparams(settings, scores, result["train"]["steps"])
+        settings = sortable(dict(self.hparams)) | {"bn": result.bn}
+        self.log_hyperparams(settings, scores, result.train.steps)

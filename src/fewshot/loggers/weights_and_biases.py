@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from fewshot.errors import UserError
 from fewshot.files import write_bytes
 from fewshot.loggers.hparams import sortable
+from fewshot.result import Result
 
 log = logging.getLogger(__name__)
 
@@ -139,25 +140,28 @@ class Wandb(WandbLogger):
         self._with_server(lambda: super(Wandb, self).log_table(key, columns, data))
 
     @rank_zero_only
-    def conclude(self, scores: Mapping[str, float], result: Mapping[str, Any]) -> None:
+    def conclude(self, scores: Mapping[str, float], result: Result) -> None:
         """Log the test scores and the summary, send the best checkpoint where it is wanted, and end the run."""
-        if self.wants_model and result["train"]["steps"]:
+        if self.wants_model and result.train.steps:
             self._with_server(lambda: self._send_model(scores, result))
-        self.log_metrics(scores, result["train"]["steps"])
+        self.log_metrics(scores, result.train.steps)
         run = self.experiment
         run.log({}, commit=True)  # else the last row would come after the summary, and replace parts of it
-        summary = dict(scores) | {"parameters": result["parameters"], "peak_memory_mb": result["peak_memory_mb"]}
-        run.summary.update(summary | {key: result["train"][key] for key in ("steps", "episodes", "seconds")})
-        if result["val"]["accuracy"] is not None:
-            run.summary["val/accuracy"] = result["val"]["accuracy"]  # a number in place of {"max": ...}
-        run.config.update({key: result[key] for key in ("bn", "device", "git_commit")}, allow_val_change=True)
+        summary = dict(scores) | {"parameters": result.parameters, "peak_memory_mb": result.peak_memory_mb}
+        run.summary.update(summary | {key: getattr(result.train, key) for key in ("steps", "episodes", "seconds")})
+        if result.val.accuracy is not None:
+            run.summary["val/accuracy"] = result.val.accuracy  # a number in place of {"max": ...}
+        run.config.update({key: getattr(result, key) for key in ("bn", "device", "git_commit")}, allow_val_change=True)
         self.finish()
 
-    def _send_model(self, scores: Mapping[str, float], result: Mapping[str, Any]) -> None:
+    def _send_model(self, scores: Mapping[str, float], result: Result) -> None:
         import wandb
 
-        run, file = self.experiment, Path(result["path"]) / result["checkpoint"]
-        artifact = wandb.Artifact(f"model-{run.id}", "model", metadata={**scores, "method": result["method"]})
+        assert result.path is not None
+        assert result.checkpoint is not None
+        run = self.experiment
+        file = Path(result.path) / result.checkpoint
+        artifact = wandb.Artifact(f"model-{run.id}", "model", metadata={**scores, "method": result.method})
         # Not copied: offline, the copy would lie outside of the run's folder.
         artifact.add_file(str(file), name=file.name, policy="immutable")
         run.log_artifact(artifact, aliases=["best"])

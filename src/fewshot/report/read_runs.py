@@ -1,13 +1,11 @@
 """Find the runs below some folders and read what they left there."""
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from fewshot.calibration import FILE, Bins, read_bins
 from fewshot.errors import UserError
+from fewshot.result import EPISODES, RESULT, read_result
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,48 +114,35 @@ def _natural(path: Path) -> list[list[str | int]]:
 
 
 def _read_run(folder: Path) -> Run:
-    file = folder / "result.json"
-    accuracy, fingerprints = _read_episodes(folder / "episodes.csv")
-    try:
-        result = json.loads(_read_text(file))
-        task, train = result["task"], result.get("train") or {}
-        return Run(
-            path=folder,
-            label=str(result.get("name") or result["method"]),
-            method=str(result["method"]),
-            data=str(result["data"]),
-            split=_optional(str, result.get("split")),
-            task=str(task.get("name") or f"{task['ways']}w{task['shots']}s"),
-            ways=int(task["ways"]),
-            label_fraction=float(result.get("label_fraction", 1.0)),  # an older run does not state it
-            distractors=int(task.get("distractors") or 0),
-            seed=int(result["seed"]),
-            bn=str(result["bn"]),
-            overrides=tuple(map(str, result.get("overrides") or ())),
-            stated_accuracy=float(result["test"]["accuracy"]),
-            seconds=_optional(float, train.get("seconds")),
-            episodes_per_second=_optional(float, train.get("episodes_per_second")),
-            peak_memory_mb=_optional(float, result.get("peak_memory_mb")),
-            parameters=_optional(int, result.get("parameters")),
-            adapted_parameters=_optional(int, result.get("adapted_parameters")),
-            device=_optional(str, result.get("device")),
-            commit=_optional(str, result.get("git_commit")),
-            finished=file.stat().st_mtime,
-            ece=_optional(float, result["test"].get("ece")),
-            bins=read_bins(folder / FILE),
-            accuracy=accuracy,
-            fingerprints=fingerprints,
-        )
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not JSON (line {error.lineno}: {error.msg})") from error
-    except KeyError as error:
-        raise UserError(f"{file}: the entry {error} is missing") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: not the result of a run ({error})") from error
-
-
-def _optional(kind: type, value: Any) -> Any:
-    return None if value is None else kind(value)
+    accuracy, fingerprints = _read_episodes(folder / EPISODES)
+    result = read_result(folder)
+    return Run(
+        path=folder,
+        label=result.name or result.method,
+        method=result.method,
+        data=result.data,
+        split=result.split,
+        task=result.task_name,
+        ways=result.ways,
+        label_fraction=result.label_fraction,
+        distractors=result.distractors,
+        seed=result.seed,
+        bn=result.bn,
+        overrides=result.overrides,
+        stated_accuracy=result.test.accuracy,
+        seconds=result.train.seconds,
+        episodes_per_second=result.train.episodes_per_second,
+        peak_memory_mb=result.peak_memory_mb,
+        parameters=result.parameters,
+        adapted_parameters=result.adapted_parameters,
+        device=result.device,
+        commit=result.git_commit,
+        finished=(folder / RESULT).stat().st_mtime,
+        ece=result.test.ece,
+        bins=read_bins(folder / FILE),
+        accuracy=accuracy,
+        fingerprints=fingerprints,
+    )
 
 
 def _read_episodes(file: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:

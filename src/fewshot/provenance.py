@@ -1,0 +1,49 @@
+"""State what decides a result besides its settings: versions, commit and device."""
+
+import logging
+import platform
+import subprocess
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from fewshot import __version__
+
+log = logging.getLogger(__name__)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide a result."""
+    return {
+        "fewshot": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pytorch_lightning": pl.__version__,
+    }
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return the commit of ``folder``, with ``-dirty`` where tracked files differ; None outside a checkout.
+
+    A checkout that git refuses to read, for example one of another user, is None with a warning.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ("git", "-C", str(folder), *arguments)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError) as error:
+        if (folder / ".git").exists():
+            reason = str(getattr(error, "stderr", None) or error).strip().partition("\n")[0]
+            log.warning("the commit of %s is not recorded: %s", folder, reason)
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """Return ``cpu (2 threads)`` or the name of the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device} ({torch.get_num_threads()} threads)"
