@@ -15,10 +15,10 @@ from fewshot.errors import UserError
 from fewshot.methods import MetaGAN, Method
 from fewshot.methods.predictor import Predictor
 from fewshot.networks.norm_layers import batch_norms
+from fewshot.streams import FixedSeed, ViewStream
 
 Images = Tensor | Sequence[str | Path]
 AT_ONCE = 300  # query images in one pass
-_SUPPORT, _QUERY = range(2)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Learner:
         number = {label: place for place, label in enumerate(classes)}
         y = torch.tensor([number[label] for label in labels])
         # The order of the images must carry nothing, as in training.
-        order = rng.bits(rng.key(0), torch.arange(len(y))).argsort()
+        order = rng.bits(rng.key(FixedSeed.SUPPORT_ORDER), torch.arange(len(y))).argsort()
         nothing = torch.zeros((), dtype=torch.int64)
         episode = Episode(
             len(classes), x[order], y[order], x[:0], y[:0], nothing, nothing,
@@ -121,8 +121,8 @@ def _view(x: Tensor, number: int, together: bool) -> Tensor:
         return x
     key = rng.key(number)
     if together:  # no image's view depends on its place among the others
-        return Affine()(x[:, None], rng.bits(key, _QUERY).expand(len(x)))[:, 0]
-    return Affine()(x[None], rng.bits(key, _SUPPORT)[None])[0]
+        return Affine()(x[:, None], rng.bits(key, ViewStream.QUERY).expand(len(x)))[:, 0]
+    return Affine()(x[None], rng.bits(key, ViewStream.SUPPORT)[None])[0]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Classifier:
         folder sorted by class must not be cut into pieces of one class.
         """
         x = self.pixels(images)
-        order = rng.bits(rng.key(1), torch.arange(len(x))).argsort()
+        order = rng.bits(rng.key(FixedSeed.QUERY_ORDER), torch.arange(len(x))).argsort()
         parts = x[order].tensor_split(-(-len(x) // AT_ONCE)) if len(x) else ()
         with torch.no_grad():
             scores = [torch.stack([*self._views(part)]).mean(0) for part in parts]

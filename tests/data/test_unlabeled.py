@@ -7,10 +7,11 @@ import torch
 from scipy import stats
 from test_sampler import coded_split, codes
 
-from fewshot.data import EpisodeData, EpisodeSampler, Task, sampler
+from fewshot.data import EpisodeData, EpisodeSampler, Task
 from fewshot.engines import VmapEngine
 from fewshot.episode import Episode
 from fewshot.errors import UserError
+from fewshot.streams import EpisodeStream
 from methods_table import TRAINED, build, objective, outer_gradient
 from synthetic_data import synthetic_split
 
@@ -175,7 +176,7 @@ class TestUnlabeledTasks:
 
         def renamed(self, key, stream, rows, *others):
             shuffled = original(self, key, stream, rows, *others)
-            if stream not in (sampler._SUPPORT, sampler._QUERY):
+            if stream not in (EpisodeStream.SUPPORT, EpisodeStream.QUERY):
                 return shuffled
             return *shuffled[:-1], (shuffled[-1] + torch.arange(shuffled[-1].shape[1]) + 1) % 3
 

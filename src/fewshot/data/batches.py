@@ -12,8 +12,7 @@ from fewshot.data.rotations import copies
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split
 from fewshot.episode import Episode
-
-_PLACE, _TURN, _BATCH = 32, 33, 34  # streams beside those of tasks
+from fewshot.streams import EpisodeStream
 
 
 class ClassBatches(EpisodeSampler):
@@ -54,14 +53,14 @@ class ClassBatches(EpisodeSampler):
         """The batches of numbers ``index`` ``(B,)``: queries ``(B, size, C, H, W)`` of ``ways`` classes."""
         key = rng.bits(self.root, index.to(self.root.device))
         place = torch.arange(self.size, device=key.device)
-        drawn = rng.bits(key[:, None], _PLACE, place) % (len(self.rows) * self.turns)
+        drawn = rng.bits(key[:, None], EpisodeStream.BATCH_IMAGES, place) % (len(self.rows) * self.turns)
         image, turn = drawn // self.turns, drawn % self.turns
         labels = self.owner[image] * self.turns + turn
         if self.rotations == "random":
-            turn = rng.bits(key[:, None], _TURN, place) & 3
-        x = self._pixels(key, _BATCH, self.rows[image], turn)
+            turn = rng.bits(key[:, None], EpisodeStream.BATCH_ROTATIONS, place) & 3
+        x = self._pixels(key, EpisodeStream.BATCH, self.rows[image], turn)
         fingerprint = rng.bits(key[:, None], self.rows[image], turn, labels).sum(1)
         return Episode(
-            self.ways, x[:, :0], labels[:, :0], x, labels, rng.bits(key, _BATCH),
+            self.ways, x[:, :0], labels[:, :0], x, labels, rng.bits(key, EpisodeStream.BATCH),
             rng.bits(fingerprint, self.split.digest),
         )  # fmt: skip

@@ -15,10 +15,8 @@ from fewshot.data.rotations import Turns, copies, turn_name
 from fewshot.data.split import Split
 from fewshot.episode import Episode
 from fewshot.errors import UserError
+from fewshot.streams import EpisodeStream, FixedSeed
 
-_CLASS, _IMAGE, _SUPPORT, _QUERY, _TASK, _UNLABELED, _UNLABELED_QUERY, _TURN, _LABELED, _DISTINCT = range(10)
-_WITHIN, _GROUP, _AUGMENT = range(10, 13)
-_LABELS = 0x1ABE1  # seed of which images of a class are labelled: the same for every run
 DRAWS = ("independent", "passes", "in_order")
 
 
@@ -84,7 +82,9 @@ class EpisodeSampler:
         device = split.images.device
         self.root = rng.key(seed, device=device)
         sizes = torch.tensor([ways * shots, ways * queries], device=device)
-        streams = torch.stack([rng.key(stream, device=device) for stream in (_SUPPORT, _QUERY)])
+        streams = torch.stack(
+            [rng.key(stream, device=device) for stream in (FixedSeed.SUPPORT_FINGERPRINT, FixedSeed.QUERY_FINGERPRINT)]
+        )
         self.streams = streams.repeat_interleave(sizes)  # of each labelled image
         self.starts, self.counts = split.starts.to(device), split.counts.to(device)
         self.every_class = torch.arange(len(self.starts) * self.turns, device=device)
@@ -102,7 +102,7 @@ class EpisodeSampler:
     def _choose_without_label(self, fraction: float) -> Tensor:
         """``(classes, images)`` bool: all but the labelled ones, of which each class keeps at least one."""
         rows = torch.arange(len(self.starts), device=self.starts.device)[:, None]
-        hashes = rng.bits(rng.key(_LABELS, device=rows.device), rows, self.every_image)
+        hashes = rng.bits(rng.key(FixedSeed.LABELED_IMAGES, device=rows.device), rows, self.every_image)
         rank = hashes.masked_fill(self.absent, torch.iinfo(torch.int64).max).argsort(1).argsort(1)
         return rank >= (fraction * self.counts).round().clamp(min=1)[:, None]
 
@@ -164,10 +164,10 @@ class EpisodeSampler:
         turns = self._turns(key, classes)
         drawn, spare = self._images(key, classes)
 
-        labeled = rng.uniform(key, _LABELED) >= self.unlabeled_tasks if self.unlabeled_tasks else None
+        labeled = rng.uniform(key, EpisodeStream.LABELED) >= self.unlabeled_tasks if self.unlabeled_tasks else None
         sets, places = [], []
         parts = drawn.split([self.shots, self.queries], dim=2)
-        for stream, rows in zip((_SUPPORT, _QUERY), parts, strict=True):
+        for stream, rows in zip((EpisodeStream.SUPPORT, EpisodeStream.QUERY), parts, strict=True):
             row, turn, y = self._shuffled(key, stream, rows, turns[:, : self.ways], self.labels)
             if labeled is not None:  # labels of places, after the shuffle, say nothing of the images
                 y = torch.where(labeled[:, None], y, torch.arange(y.shape[1], device=y.device) % self.ways)
@@ -179,12 +179,14 @@ class EpisodeSampler:
         fingerprint = rng.bits(fingerprint, self.split.digest)
         extra: list[Tensor | None] = [None, None]
         parts = spare.split([self.unlabeled, self.unlabeled_query], dim=2)
-        for place, (stream, rows) in enumerate(zip((_UNLABELED, _UNLABELED_QUERY), parts, strict=True)):
+        for place, (stream, rows) in enumerate(
+            zip((EpisodeStream.UNLABELED, EpisodeStream.UNLABELED_QUERY), parts, strict=True)
+        ):
             if rows.shape[2]:
                 row, turn = self._shuffled(key, stream, rows, turns)
                 extra[place] = self._pixels(key, stream, row, turn)
         (support_x, support_y), (query_x, query_y) = sets
-        task_key = rng.bits(key, _TASK)
+        task_key = rng.bits(key, EpisodeStream.TASK)
         return Episode(
             self.ways, support_x, support_y, query_x, query_y, task_key, fingerprint,
             unlabeled_x=extra[0], unlabeled_query_x=extra[1], labeled=labeled,
@@ -205,22 +207,22 @@ class EpisodeSampler:
         """The keys ``(B,)`` of the episodes of numbers ``index``, and these numbers where only some are distinct."""
         index = index.to(self.starts.device)
         if self.distinct is not None:
-            index = (rng.bits(self.root, _DISTINCT, index) >> 1) % self.distinct
+            index = (rng.bits(self.root, EpisodeStream.DISTINCT, index) >> 1) % self.distinct
         return rng.bits(self.root, index), index
 
     def _classes(self, key: Tensor, index: Tensor) -> Tensor:
         """``(B, N+D)``: distinct classes, rotations counted as classes."""
         every = self.every_class
         if self.draw == "independent":
-            hashes = rng.bits(key[:, None], _CLASS, self.numbers[: len(every)])
+            hashes = rng.bits(key[:, None], EpisodeStream.CLASSES, self.numbers[: len(every)])
             if self.groups is not None:
-                chosen = (rng.uniform(key, _GROUP) * len(self.groups)).long()
-                outside = (rng.uniform(key, _WITHIN) < self.within)[:, None] & ~self.groups[chosen]
+                chosen = (rng.uniform(key, EpisodeStream.GROUP) * len(self.groups)).long()
+                outside = (rng.uniform(key, EpisodeStream.WITHIN) < self.within)[:, None] & ~self.groups[chosen]
                 hashes = hashes.masked_fill(outside, torch.iinfo(torch.int64).max)
             return hashes.topk(self.ways + self.distractors, largest=False).indices
         tasks = len(every) // self.ways  # in a pass
         if self.draw == "passes":
-            order = rng.bits(self.root, _CLASS, (index // tasks)[:, None], every).argsort(1)
+            order = rng.bits(self.root, EpisodeStream.CLASSES, (index // tasks)[:, None], every).argsort(1)
         else:
             order = every.expand(len(index), -1)
         places = (index % tasks)[:, None] * self.ways + torch.arange(self.ways, device=key.device)
@@ -229,14 +231,14 @@ class EpisodeSampler:
     def _turns(self, key: Tensor, classes: Tensor) -> Tensor:
         """``(B, N+D)``: quarter turns of each class."""
         if self.rotations == "random":
-            return rng.bits(key[:, None], _TURN, self.numbers[classes]) & 3
+            return rng.bits(key[:, None], EpisodeStream.ROTATIONS, self.numbers[classes]) & 3
         return classes % self.turns
 
     def _images(self, key: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Distinct rows of ``split.images``: ``(B, N, K+Q)`` to be labelled, ``(B, N+D, U)`` not to be."""
         character = classes // self.turns
         every = self.numbers[: len(self.every_image)]
-        hashes = rng.bits(key[:, None, None], _IMAGE, self.numbers[classes][..., None], every)
+        hashes = rng.bits(key[:, None, None], EpisodeStream.IMAGES, self.numbers[classes][..., None], every)
         if self.draw == "in_order":
             hashes = self.every_image.expand_as(hashes)
         last = torch.iinfo(torch.int64).max
@@ -264,5 +266,5 @@ class EpisodeSampler:
         x = self.turned(rows.flatten(), turns.flatten())
         x = x.to(torch.get_default_dtype()).div_(255).view(*rows.shape, *x.shape[1:])
         if self.augment is not None:
-            x = self.augment(x, rng.bits(key, _AUGMENT, stream))
+            x = self.augment(x, rng.bits(key, EpisodeStream.AUGMENT, stream))
         return x if (self.mean, self.std) == (0.0, 1.0) else x.sub_(self.mean).div_(self.std)

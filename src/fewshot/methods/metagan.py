@@ -32,10 +32,10 @@ from fewshot.methods.gan_losses import fake_loss, feature_matching, real_logit, 
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks import Generator, Prediction, TaskEncoder
 from fewshot.schedule import Schedule, with_initial_rate
+from fewshot.streams import TaskStream
 
 FAKE_LOGITS = ("fixed", "learned")
 GENERATOR_LOSSES = ("nonsaturating", "feature_matching")
-_INNER, _OUTER = 0, 1  # streams of noise
 
 
 class MetaGAN(Method):
@@ -142,7 +142,7 @@ class MetaGAN(Method):
         if not self.inner_steps or not (self.inner_real or self.inner_fake):
             return self.host.fit_task(episode)
         with torch.no_grad():  # the inner loop trains D only
-            fakes = self.generate(episode, self.inner_fakes, _INNER) if self.inner_fake else None
+            fakes = self.generate(episode, self.inner_fakes, TaskStream.INNER_FAKES) if self.inner_fake else None
 
         def terms(prediction: Prediction, predict, step: int) -> Tensor:
             if step < self.inner_from:
@@ -161,7 +161,7 @@ class MetaGAN(Method):
         real = self.real(seen)
         ce = episode.if_labeled(self.host.query_loss(prediction.logits, episode.query_y))
         right = episode.if_labeled(accuracy(prediction.logits, episode.query_y), float("nan"))
-        fakes = self.generate(episode, self.outer_fakes, _OUTER)
+        fakes = self.generate(episode, self.outer_fakes, TaskStream.OUTER_FAKES)
         fake = self.real(predict(fakes.detach()))
         terms = {"ce_loss": ce, "real_loss": real_loss(real), "fake_loss": fake_loss(fake)}
         loss = ce + self.outer_real * terms["real_loss"] + self.outer_fake * terms["fake_loss"]
@@ -223,7 +223,7 @@ class MetaGAN(Method):
     def pictures(self, episode: Episode) -> dict[str, Tensor]:
         """Support images of one task and images generated for it, in [0, 1]."""
         with torch.no_grad():
-            fakes = self.generate(episode, self.outer_fakes, _OUTER)
+            fakes = self.generate(episode, self.outer_fakes, TaskStream.OUTER_FAKES)
         return {name: x * self.std + self.mean for name, x in (("real", episode.support_x), ("generated", fakes))}
 
 

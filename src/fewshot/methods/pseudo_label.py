@@ -25,9 +25,9 @@ from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.predictor import ExtraLoss
 from fewshot.networks import Prediction
+from fewshot.streams import TaskStream
 
 Augmentation = Callable[[Tensor, Tensor, int], Tensor]  # images, key, stream
-_WEAK, _STRONG = 2, 3  # streams beside those of MetaGAN's noise
 
 
 class PseudoLabels:
@@ -59,8 +59,8 @@ class PseudoLabels:
         """
         if episode.unlabeled_x is None:
             raise UserError("method.pseudo_labels needs task.unlabeled of at least 1, and task.train_unlabeled too")
-        weak = self.weak(episode.unlabeled_x, episode.key, _WEAK)
-        strong = self.strong(episode.unlabeled_x, episode.key, _STRONG)
+        weak = self.weak(episode.unlabeled_x, episode.key, TaskStream.WEAK_AUGMENTATION)
+        strong = self.strong(episode.unlabeled_x, episode.key, TaskStream.STRONG_AUGMENTATION)
 
         def term(prediction: Prediction, predict: Callable[[Tensor], Prediction], step: int) -> Tensor:
             if step < self.start:

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot import rng
-
-_STREAM = 16  # beside those of noise and augmentation
+from fewshot.streams import TaskStream
 
 
 class DropBlock(nn.Module):
@@ -44,7 +43,7 @@ class DropBlock(nn.Module):
         places = (*x.shape[:2], height - size + 1, width - size + 1)
         number = torch.arange(torch.Size(places).numel(), device=x.device)
         gamma = self.rate / size**2 * (height * width) / (places[2] * places[3])
-        corners = rng.uniform(self.key, _STREAM, self.layer, self.passes, number) < gamma
+        corners = rng.uniform(self.key, TaskStream.DROP_BLOCK, self.layer, self.passes, number) < gamma
         self.passes += 1
         dropped = F.max_pool2d(F.pad(corners.float().view(places), [size - 1] * 4), size, 1)
         keep = 1 - dropped
