@@ -1,4 +1,7 @@
-"""Every command and snippet of README.md runs, with a small budget appended; what cannot run here says why."""
+"""Every command and snippet of README.md and docs/ runs, with a small budget; what cannot run here says why.
+
+``docs/contributing.md`` is followed by ``tests/docs/test_contributing.py``.
+"""
 
 import os
 import re
@@ -6,7 +9,6 @@ import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,10 @@ from torch.distributed.run import get_args_parser
 
 import fewshot.command.run_folder  # noqa: F401 - resolvers of conf/config.yaml
 from mixed_images import mixed_folder
+from pages import CONTRIBUTING, PAGES, ROOT, blocks, table, text_of
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLLOWED = [page for page in PAGES if page != CONTRIBUTING]
+RECIPES = ROOT / "docs" / "running.md"
 PROGRAMS = ("python", "pip", "torchrun", "srun", "make")
 LEFT_OUT = "make"  # installs, and runs for minutes
 
@@ -26,20 +29,14 @@ BUDGET = ("trainer.max_steps=1", "task.test_episodes=2", "task.val_episodes=2", 
 SMALLER = {  # what a reader has and a test does not
     "data=folder": ("task.ways=2", "task.train_ways=3", "data.image_size=16"),
     "omniglot|notebook|blog|5w5s|ablation|semi|lake": ("data.dataset._target_=synthetic_data.Omniglot",),
-    "experiment=search_maml": ("hydra.sweeper.n_trials=1",),
+    "experiment=search_maml|hydra/sweeper=optuna": ("hydra.sweeper.n_trials=1",),
     "resume=": ("trainer.max_steps=2",),
 }
 FILLED_IN = {
     "seed=0,1,2": "seed=0", "data.root=DIR": "data.root=images", "outputs/DIR": "outputs/mine",
     "support=EXAMPLES": "support=images", "query=IMAGES": "query=images", "outputs multirun": "outputs",
-    "PATH... --output DIR": "outputs --output report", "HOST": "localhost", "name=N ": "name=several ",
+    "PATH... --output DIR": "outputs --output report", "HOST": "localhost",
 }  # fmt: skip
-
-
-def blocks() -> Iterator[list[str]]:
-    """The indented blocks, a list of lines each."""
-    for block in re.findall(r"(?:^    .*\n)+", README, re.MULTILINE):
-        yield re.sub(r"\\\n\s*", "", block).replace("\n    ", "\n").strip().splitlines()
 
 
 def is_command(text: str) -> bool:
@@ -47,18 +44,23 @@ def is_command(text: str) -> bool:
 
 
 def commands() -> list[str]:
-    """Of the blocks, and those in the text."""
-    in_text = (" ".join(text.split()) for text in re.findall(r"`([^`]+)`", README))
-    found = [line for block in blocks() for line in block if is_command(block[0])]
-    found += [text for text in in_text if is_command(text) and " " in text]
-    return list(dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in found))
+    """Return the commands of the pages: the lines of their blocks, and the commands in their text."""
+    found = []
+    for page in FOLLOWED:
+        for block in blocks(page, "bash"):
+            found += re.sub(r"\\\n\s*", "", block.text).splitlines()
+        outside = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+        in_text = (" ".join(text.split()) for text in re.findall(r"`([^`]+)`", outside))
+        found += [text for text in in_text if is_command(text) and " " in text]
+    return list(dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in found if line))
 
 
 def recipes() -> dict[str, str]:
-    """The experiments of the table, and the command that the file of each begins with."""
-    table = README.split("\n| experiment |")[1].split("\n\n")[0]
-    names = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
-    files = {name: ROOT / "conf/experiment" / f"{name}.yaml" for name in names}
+    """Return the command that the file of each experiment begins with."""
+    files = {
+        row[0].strip("`"): ROOT / "conf/experiment" / f"{row[0].strip('`')}.yaml"
+        for row in table(RECIPES, "| experiment |")
+    }
     return {name: file.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ") for name, file in files.items()}
 
 
@@ -121,7 +123,7 @@ def place(mine, tmp_path) -> Path:
 
 
 def test_every_command_is_known():
-    """A new one in the README needs a test here."""
+    """Refuse a command of a page that has no test here."""
     tested = {*RUNS, *of("python -m"), *of("pip"), *MANY_GPUS, "python run.py experiment=NAME"}
     assert [command for command in COMMANDS if command not in tested and not command.startswith(LEFT_OUT)] == []
     assert all(f"experiment={name}" in command for name, command in recipes().items())
@@ -151,15 +153,20 @@ def test_recipes_run_by_the_command_that_their_file_begins_with(name, run, tmp_p
     assert "accuracy" in run(recipes()[name], tmp_path)
 
 
-def test_snippets_run(place, monkeypatch):
+@pytest.mark.parametrize("page", [page for page in FOLLOWED if blocks(page, "python")], ids=lambda page: page.stem)
+def test_snippets_run(page, place, monkeypatch):
     files = sorted((place / "images").glob("class[45]/*.*"))
     known = {"files": files, "labels": [file.parent.name for file in files], "other_files": files[::-1]}
     monkeypatch.chdir(place)
-    snippets = [block for block in blocks() if not is_command(block[0])]
-    assert snippets
-    for lines in snippets:
-        exec("\n".join(lines), known)
+    for block in blocks(page, "python"):
+        exec(block.text, known)
     assert set(known["predict"](files)) <= {"class4", "class5"}
+
+
+def test_every_block_is_run():
+    """Refuse a block of a language that no test runs."""
+    assert {block.language for page in FOLLOWED for block in blocks(page)} <= {"bash", "python", "text"}
+    assert all(is_command(command) for command in COMMANDS)
 
 
 @pytest.mark.parametrize("command", MANY_GPUS)
