@@ -7,10 +7,15 @@ python run.py resume=outputs/...
 """
 
 import logging
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))  # works without an installation
+
+from fewshot.threads import waiting_variables
+
+os.environ.update(waiting_variables(os.environ))  # before torch loads
 
 import hydra
 from hydra.core.hydra_config import HydraConfig

@@ -5,6 +5,10 @@ import os
 # Two workers with all cores each would wait for one another; before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from fewshot.threads import waiting_variables
+
+os.environ.update(waiting_variables(os.environ))
+
 import pytest
 import torch
 

@@ -1,5 +1,11 @@
 """Label your own images: ``python -m fewshot.classify checkpoint=PATH support=DIR query=DIR [output=FILE.csv]``."""
 
+import os
+
+from fewshot.threads import waiting_variables
+
+os.environ.update(waiting_variables(os.environ))  # before torch loads
+
 import logging
 import re
 import sys
