@@ -1,18 +1,20 @@
-"""What a list of episode accuracies says: a mean with its interval, and a paired comparison."""
+"""Estimate means with intervals over test episodes, and compare two lists of accuracies in pairs.
+
+``scipy.stats`` is loaded by the first interval, since loading takes longer than reading a checkpoint.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Values = Sequence[float] | NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean of ``a - b`` over pairs.
+    """Hold the mean of ``a - b`` over pairs.
 
     Attributes:
         difference: mean of the differences, in the unit of the values.
@@ -26,7 +28,7 @@ class Paired:
 
 
 def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
-    """Mean of ``values`` and the half-width of its t-interval, both in the unit of the values.
+    """Return the mean of ``values`` and the half-width of its t-interval, in the unit of the values.
 
     One value has a mean and no known spread: ``(value, nan)``. No value: ``(nan, nan)``.
     """
@@ -37,12 +39,14 @@ def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
         return float("nan"), float("nan")
     if array.size == 1:
         return float(array[0]), float("nan")
+    from scipy import stats
+
     quantile = stats.t.ppf((1 + confidence) / 2, array.size - 1)
     return float(array.mean()), float(quantile * stats.sem(array))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm 1979), in the given order; nan stays nan and does not count."""
+    """Correct p-values for their number (Holm 1979), in the given order; nan stays nan and does not count."""
     array = np.asarray(p_values, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(array))
     order = known[np.argsort(array[known])]
@@ -60,7 +64,8 @@ def paired(a: Values, b: Values, confidence: float = 0.95) -> Paired:
     Raises:
         ValueError: the two lists differ in length.
     """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    first = np.asarray(a, dtype=np.float64)
+    second = np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired values must match, got shapes {first.shape} and {second.shape}")
     difference = first - second
@@ -69,4 +74,6 @@ def paired(a: Values, b: Values, confidence: float = 0.95) -> Paired:
         return Paired(mean, half_width, float("nan"))
     if np.ptp(difference) == 0:
         return Paired(mean, 0.0, 1.0 if mean == 0 else 0.0)
+    from scipy import stats
+
     return Paired(mean, half_width, float(stats.ttest_rel(first, second).pvalue))

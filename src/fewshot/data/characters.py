@@ -6,7 +6,6 @@ import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageFont
 
@@ -56,6 +55,8 @@ Vectors = NDArray[np.float64]
 
 def candidates() -> dict[str, list[Character]]:
     """Letters and digits without diacritics that some face's character map holds, by split and code."""
+    from matplotlib.ft2font import FT2Font  # loaded only where glyphs are made
+
     faces: dict[int, list[str]] = {}
     for face in FACES:
         for code, glyph in FT2Font(str(font_file(face))).get_charmap().items():

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -61,7 +60,9 @@ def load_fonts() -> dict[str, ImageFont.FreeTypeFont]:
 
 
 def font_file(face: str) -> Path:
-    """Where matplotlib keeps a face."""
+    """Return the font file of a face that matplotlib ships."""
+    import matplotlib  # loaded only where glyphs are drawn
+
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
 
 
