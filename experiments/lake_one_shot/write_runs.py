@@ -1,4 +1,4 @@
-"""The one-shot classification task of Lake et al. (Science 2015) as folders of images, for ``fewshot.classify``.
+"""Write the one-shot task of Lake et al. (Science 2015) as folders for ``fewshot.classify``.
 
 python experiments/lake_one_shot/write_runs.py output=DIR [root=data/omniglot] [seed=0]
 
@@ -21,15 +21,17 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fewshot.data.omniglot import DRAWINGS, opened
+from fewshot.data.omniglot import DRAWINGS, open_archive, read_member
 from fewshot.errors import UserError
 from fewshot.files import write_bytes
 
-ALPHABETS, CHARACTERS, SALT = 10, 20, "lake-runs-v1"
+ALPHABETS = 10
+CHARACTERS = 20
+SALT = "lake-runs-v1"
 
 
 def write_runs(root: str | Path, output: str | Path, seed: int = 0, download: bool = True) -> list[dict[str, str]]:
-    """Write the 20 runs of a ``seed`` to ``output``; returns the rows of ``runs.csv``.
+    """Write the 20 runs of a ``seed`` to ``output``; return the rows of ``runs.csv``.
 
     Raises:
         UserError: Omniglot's evaluation archive is missing or not whole, or ``output`` holds something or cannot be
@@ -39,7 +41,7 @@ def write_runs(root: str | Path, output: str | Path, seed: int = 0, download: bo
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"output={output} is not empty: name another folder, or delete it")
     rows: list[dict[str, str]] = []
-    with opened(Path(root).expanduser(), "images_evaluation", download) as (_, contents, classes):
+    with open_archive(Path(root).expanduser(), "images_evaluation", download) as (source, contents, classes):
         alphabets: dict[str, list[str]] = {}
         for name in classes:
             alphabets.setdefault(name.split("/")[0], []).append(name)
@@ -53,7 +55,7 @@ def write_runs(root: str | Path, output: str | Path, seed: int = 0, download: bo
                     by_drawer = {member.rpartition("_")[2].removesuffix(".png"): member for member in classes[name]}
                     for part, drawer in zip(("support", "query"), pair, strict=True):
                         target = output / run / part / name.split("/")[1] / Path(by_drawer[drawer]).name
-                        write_bytes(target, contents.read(by_drawer[drawer]))
+                        write_bytes(target, read_member(source, contents, by_drawer[drawer]))
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -63,15 +65,15 @@ def write_runs(root: str | Path, output: str | Path, seed: int = 0, download: bo
 
 
 def _shuffled(names: Sequence[str], salt: str) -> list[str]:
-    """In the order of a hash, not of a random generator, whose stream may change with a library."""
+    """Order names by a hash, not by a random generator, whose stream may change with a library."""
     return sorted(names, key=lambda name: sha256(f"{SALT}/{salt}/{name}".encode()).digest())
 
 
 def main(arguments: Sequence[str]) -> None:
-    """What the module's first lines describe.
+    """Run the command that the module's first lines describe.
 
     Raises:
-        UserError: also where an argument is not one of these.
+        UserError: an argument is not one of these, or as ``write_runs``.
     """
     defaults = {"output": None, "root": f"{os.environ.get('FEWSHOT_DATA', 'data')}/omniglot", "seed": 0}
     try:

@@ -23,7 +23,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from fewshot.command.exit_status import quiet_libraries
 from fewshot.command.load import load
-from fewshot.data.image_folder import list_images, scan
+from fewshot.data.class_folders import list_images, scan
 from fewshot.data.images import decode_all
 from fewshot.errors import UserError
 from fewshot.figures import confusion_matrix

@@ -43,7 +43,7 @@ def test_each_class_has_the_spread_that_was_asked_for():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"points": 0}, {"classes": {"train": 0}}, {"spread": (0.2, 0.1)}, {"spread": (0, 1)}]
+    "wrong", [{"points": 0}, {"classes": {"train": 0}}, {"spread": (0.2, 0.1)}, {"spread": (0, 1)}, {"points": 10**9}]
 )
 def test_sizes_that_make_no_sense_are_refused(wrong):
     with pytest.raises(UserError):

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from fewshot.data.characters import candidates, distinct
-from fewshot.data.drawing import FACES, STYLES, Character, crop, draw, load_fonts
-from fewshot.data.glyphs import Glyphs
+from fewshot.data.drawing import FACES, STYLES, Character, crop, load_fonts, render
+from fewshot.data.glyphs import CLASSES, Glyphs
+from fewshot.data.paths import cache_folder
 from fewshot.data.split import Split
 from fewshot.data.split_cache import cached
 from fewshot.errors import UserError
@@ -114,8 +115,8 @@ def test_two_builds_are_equal_to_the_byte(glyphs_cache: Path, tmp_path: Path) ->
 def test_more_drawings_keep_the_first_ones() -> None:
     fonts = load_fonts()
     character = candidates()["test"][0]
-    assert torch.equal(draw(character, fonts, 28, 5)[:2], draw(character, fonts, 28, 2))
-    assert draw(character, fonts, 40, 3).shape == (3, 1, 40, 40)
+    assert torch.equal(render(character, fonts, 28, 5)[:2], render(character, fonts, 28, 2))
+    assert render(character, fonts, 40, 3).shape == (3, 1, 40, 40)
 
 
 def test_the_second_load_reads_the_cache(glyphs_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +128,37 @@ def test_the_second_load_reads_the_cache(glyphs_cache: Path, monkeypatch: pytest
 def test_the_cache_depends_on_size_and_drawings(tmp_path: Path) -> None:
     paths = {Glyphs(tmp_path, size, n).path for size in (28, 32) for n in (5, 20)}
     assert len(paths) == 4
+
+
+@pytest.mark.parametrize(
+    ("size", "drawings", "message"),
+    [(1000, 20, "24.0 GB, more than 2 GB: lower data.image_size"), (28, 10**7, "more than 2 GB"),
+     (0, 20, "data.image_size=0"), (1.5, 20, "data.image_size=1.5"), ("28", 20, "data.image_size=28"),
+     (28, 0, "data.dataset.drawings=0"), (28, 2.5, "data.dataset.drawings=2.5")],
+)  # fmt: skip
+def test_sizes_that_are_none_or_fill_the_memory_are_refused(tmp_path: Path, size, drawings, message) -> None:
+    with pytest.raises(UserError, match=message):
+        Glyphs(tmp_path, size, drawings)
+
+
+def test_the_bound_of_memory_counts_all_classes(glyphs: dict[str, Split]) -> None:
+    assert 0.9 * CLASSES < sum(len(split.classes) for split in glyphs.values()) <= CLASSES
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_setting_is_no_folder_for_caches(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert Glyphs(empty).path.parent == Path("/somewhere/.cache/fewshot")
+
+
+def test_a_user_without_a_home_is_told_to_name_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    for make in (lambda: Glyphs("~/.cache/fewshot"), lambda: cache_folder("")):
+        with pytest.raises(UserError, match="no home folder: set FEWSHOT_CACHE to a folder that you can write"):
+            make()
 
 
 def tiny() -> dict[str, Split]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fewshot.data import EpisodeSampler, ImageFolder
 from fewshot.data import image_store as store_module
+from fewshot.data.class_folders import scan
 from fewshot.data.images import decode
 from fewshot.errors import UserError
 from mixed_images import BROKEN, mixed_folder
@@ -62,8 +63,8 @@ def test_without_validation_classes(split_root):
 
 
 def test_classes_are_folders_that_hold_images(tmp_path, caplog):
-    for name in ("deep/er/one", "deep/er", "two", "three", "four", "Ünïcode/字"):
-        paint(tmp_path / "root" / name / "1.png")
+    for value, name in enumerate(("deep/er/one", "deep/er", "two", "three", "four", "Ünïcode/字")):
+        paint(tmp_path / "root" / name / "1.png", value)
     paint(tmp_path / "root" / "stray.png")
     (tmp_path / "root" / "empty").mkdir()
     (tmp_path / "root" / "texts").mkdir()
@@ -164,7 +165,7 @@ def test_images_are_decoded_once(split_root, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(store_module, "decoded", never)
+    monkeypatch.setattr(store_module, "decode_files", never)
     load(split_root, least={"train": [2]})  # another task needs no other images
     with pytest.raises(AssertionError):
         load(split_root, image_size=5)
@@ -198,7 +199,7 @@ def test_a_change_of_the_folder_is_seen(split_root, change, wanted):
     assert len(list((split_root.parent / "cache").glob("*.npy"))) == 1
 
 
-@pytest.mark.parametrize("damage", ["json", "short", "gone", "header"])
+@pytest.mark.parametrize("damage", ["json", "short", "gone", "header", "pixels", "shape"])
 def test_a_damaged_cache_is_built_again(split_root, damage, caplog):
     wanted = values(load(split_root)["train"])
     (images,), (told,) = (list((split_root.parent / "cache").glob(kind)) for kind in ("*.npy", "*.json"))
@@ -208,9 +209,26 @@ def test_a_damaged_cache_is_built_again(split_root, damage, caplog):
         images.unlink()
     else:
         content = images.read_bytes()
-        images.write_bytes(content[:-5] if damage == "short" else b"x" * len(content))
+        damaged = {
+            "short": content[:-5],
+            "header": b"x" * len(content),
+            "pixels": content[:-40] + b"\xff" + content[-39:],  # other bytes, the same length
+            "shape": content.replace(b"(18, 1, 4, 4)", b"(16, 1, 4, 4)"),
+        }
+        assert damaged[damage] != content
+        images.write_bytes(damaged[damage])
     assert values(load(split_root)["train"]) == wanted
     assert len([record for record in caplog.records if "building it again" in record.message]) == (damage != "gone")
+
+
+def test_a_cache_cut_short_while_in_use_is_an_error_and_no_signal(split_root):
+    sampler = EpisodeSampler(load(split_root)["train"], 2, 1, 1, seed=0)
+    sampler(torch.arange(2))
+    (images,) = (split_root.parent / "cache").glob("*.npy")
+    os.truncate(images, 100)
+    with pytest.raises(UserError, match=r"\.npy was cut short while in use: delete it"):
+        sampler(torch.arange(2))
+    assert values(load(split_root)["train"]) == {"train a": [0, 1, 2], "train b": [3, 4, 5]}
 
 
 def test_images_are_mapped_and_not_copied(split_root, recwarn):
@@ -227,7 +245,7 @@ def test_images_are_mapped_and_not_copied(split_root, recwarn):
 
 
 def _build_slowly(root: Path, half, go_on) -> None:
-    real = store_module.decoded
+    real = store_module.decode_files
 
     def slow(*arguments, **options):
         for place, image in enumerate(real(*arguments, **options)):
@@ -236,7 +254,7 @@ def _build_slowly(root: Path, half, go_on) -> None:
                 go_on.wait()
             yield image
 
-    store_module.decoded = slow
+    store_module.decode_files = slow
     load(root)
 
 
@@ -349,6 +367,183 @@ def test_folders_beside_the_splits_are_named(split_root, caplog):
     paint(split_root / "annotations" / "1.png")
     assert list(load(split_root)) == ["train", "val", "test"]
     assert "only test, train, val are read, not annotations" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Train", "Valid", "Test"), ("training", "validation", "testing"), ("TRAIN", "dev", "test"),
+     ("meta-train", "meta_val", "metatest"), ("train_set", "valset", "test-set")],
+)  # fmt: skip
+def test_usual_names_of_splits_are_known(split_root, names):
+    wanted = {name: values(split) for name, split in load(split_root).items()}
+    for old, new in zip(("train", "val", "test"), names, strict=True):
+        if old != new:
+            (split_root / old).rename(split_root / f"{new} ")
+            (split_root / f"{new} ").rename(split_root / new)
+    assert {name: values(split) for name, split in load(split_root).items()} == wanted
+
+
+def six_classes(root: Path, *tops: str) -> Path:
+    for place, top in enumerate(tops):
+        for label in range(6):
+            for number in range(4):
+                paint(root / top / f"c{label}" / f"{number}.png", 40 * place + 6 * number + label)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("tops", "message"),
+    [
+        (("train", "valid"), "has train and valid, but no test: add it, or point data.root at .*root/train"),
+        (("Train", "Test"), "class 'c0' is in both Train and Test: .* Point data.root at .*root/Train"),
+        (("training", "validation", "testing"), "class 'c0' is in both training and validation"),
+        (("train", "val", "valid", "test"), "has val and valid, all names of val: keep one"),
+        (("train", "valid", "more"), "'train/c0' and 'valid/c0' look like classes of two splits"),
+        (("data/train", "data/valid"), "'data/train/c0' and 'data/valid/c0' look like classes of two splits"),
+        (("cat/train", "cat/test", "dog/train", "dog/test"), "'cat/test/c0' and 'cat/train/c0' look like classes of"),
+    ],
+)
+def test_the_same_classes_in_train_and_test_are_refused(tmp_path, tops, message):
+    with pytest.raises(UserError, match=message):
+        load(six_classes(tmp_path / "root", *tops))
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for number, name in enumerate(("bus", "train", "car", "ship")):
+        paint(tmp_path / "root" / name / "1.png", number)
+    assert {name for split in load(tmp_path / "root").values() for name in split.classes} == {
+        "bus", "train", "car", "ship"}  # fmt: skip
+
+
+def test_nested_classes_are_named_in_one_line(tmp_path, caplog):
+    load(six_classes(tmp_path / "root", "images", "masks"))
+    (line,) = [record.message for record in caplog.records if "nested" in record.message]
+    assert "12 of 12 classes are nested folders, such as 'images/c0' and 'masks/c0': each is a class" in line
+
+
+def test_the_first_level_can_be_the_class(tmp_path):
+    for name in ("c01/2021", "c01/2022", "c02/2021", "c02"):
+        paint(tmp_path / name / "1.png")
+    assert {name: len(files) for name, files in scan(tmp_path, first_level=True).items()} == {"c01": 2, "c02": 2}
+    assert set(scan(tmp_path)) == {"c01/2021", "c01/2022", "c02/2021", "c02"}
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def test_a_name_in_two_unicode_forms_is_one_class(tmp_path, caplog):
+    for value, name in enumerate((NFC, NFD, "b", "c")):
+        paint(tmp_path / "root" / name / "1.png", value)
+    splits = load(tmp_path / "root")
+    assert sorted(name for split in splits.values() for name in split.classes) == ["b", "c", NFC]
+    assert any(sorted(values(split).get(NFC, [])) == [0, 1] for split in splits.values())
+    assert f"1 names are written in two Unicode forms, each of which is taken as one class: {NFC}" in caplog.text
+
+
+def test_a_name_in_another_unicode_form_is_no_class_of_its_own_in_test(split_root):
+    paint(split_root / "train" / NFC / "1.png", 99)
+    paint(split_root / "test" / NFD / "1.png", 98)
+    with pytest.raises(UserError, match=f"class '{NFC}' is in both train and test"):
+        load(split_root)
+
+
+def test_identical_images_of_two_splits_are_named(split_root, caplog):
+    paint(split_root / "test" / "test a" / "copy.png", 1)
+    paint(split_root / "train" / "train b" / "copy.png", 1)  # within a split: a matter of the user's
+    for _ in range(2):  # also when the images are not decoded again
+        caplog.clear()
+        load(split_root)
+        (line,) = [record.message for record in caplog.records if "same in two splits" in record.message]
+        assert "1 images are the same in two splits" in line
+        assert "train/train a/1.png = test/test a/copy.png" in line
+
+
+@pytest.mark.parametrize(("largest", "bits"), [(1023, 10), (4095, 12), (4096, None)])
+def test_narrow_sixteen_bit_images_are_named(tmp_path, caplog, largest, bits):
+    for number in range(4):
+        path = tmp_path / "root" / f"c{number}" / "1.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.full((4, 4), largest - number, dtype=np.uint16)).save(path)
+    load(tmp_path / "root")
+    lines = [record.message for record in caplog.records if "16-bit" in record.message]
+    assert len(lines) == (bits is not None)
+    if bits:
+        assert f"no 16-bit image passes {largest} of 65535" in lines[0]
+        assert f"camera of {bits} bits set data.full_scale={largest}" in lines[0]
+        caplog.clear()
+        splits = load(tmp_path / "root", full_scale=largest)
+        assert "16-bit" not in caplog.text
+        assert max(int(split.images.max()) for split in splits.values()) == 255
+
+
+HELPERS = ("@eaDir", "__MACOSX", ".git", "lost+found", "#recycle", "$RECYCLE.BIN", "System Volume Information",
+           "__pycache__", ".ipynb_checkpoints", "@Recycle")  # fmt: skip
+
+
+def test_helper_folders_are_no_classes(tmp_path, caplog):
+    plain, helped = tmp_path / "plain" / "root", tmp_path / "helped" / "root"
+    for root in (plain, helped):
+        for number in range(20):
+            paint(root / f"c{number:02}" / "1.png", number)
+    for number, helper in enumerate(HELPERS):
+        for place in range(3):
+            paint(helped / f"c{number:02}" / helper / f"{place}.png" / "SYNOPHOTO_THUMB_M.jpg", 99)
+        paint(helped / helper / "1.png", 99)
+    wanted = {name: values(split) for name, split in load(plain).items()}
+    assert {name: values(split) for name, split in load(helped).items()} == wanted
+    assert not caplog.text
+
+
+def test_shares_are_of_the_classes_that_are_left(tmp_path, caplog):
+    """Sixty folders of one image each change nothing of how ten classes are divided."""
+    for number in range(10):
+        for place in range(4):
+            paint(tmp_path / "root" / f"c{number}" / f"{place}.png", 4 * number + place)
+    least = {"train": [1, 1], "val": [1, 2], "test": [1, 2]}
+    wanted = {name: values(split) for name, split in load(tmp_path / "root", least=least).items()}
+    assert [len(split) for split in wanted.values()] == [6, 2, 2]
+    for number in range(60):
+        paint(tmp_path / "root" / f"small{number}" / "1.png", 100 + number)
+    assert {name: values(split) for name, split in load(tmp_path / "root", least=least).items()} == wanted
+    assert "60 of 66 in train, which needs 2: small0 (1)" in caplog.text
+
+
+def test_folders_and_links_that_cannot_be_read_are_named_and_left_out(split_root, caplog, monkeypatch):
+    closed = split_root / "train" / "closed"
+    paint(closed / "1.png", 99)
+    (split_root / "train" / "loop").symlink_to("loop")
+    (split_root / "train" / "train a" / "loop.png").symlink_to("loop.png")
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert values(load(split_root)["train"]) == {"train a": [0, 1, 2], "train b": [3, 4, 5]}
+    (line,) = [record.message for record in caplog.records if "cannot be read" in record.message]
+    assert "3 folders or links cannot be read and are left out" in line
+    assert "closed (Permission denied)" in line
+    assert "loop (Too many levels of symbolic links)" in line
+    monkeypatch.setattr(os, "scandir", lambda path: scandir(closed))
+    with pytest.raises(UserError, match=r"root cannot be read \(Permission denied\)"):
+        load(split_root)
+
+
+def test_a_named_pipe_among_the_images_is_left_out(split_root, caplog):
+    os.mkfifo(split_root / "train" / "train a" / "x.png")
+    assert values(load(split_root)["train"]) == {"train a": [0, 1, 2], "train b": [3, 4, 5]}
+    assert "train a/x.png (a named pipe or device, not a file)" in caplog.text
+
+
+def test_a_user_without_a_home(split_root, monkeypatch):
+    def no_home(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(UserError, match=r"~/photos: this user has no home folder: write data\.root=DIR out"):
+        ImageFolder("~/photos", split_root.parent / "cache")
 
 
 def test_a_disk_that_is_full_is_one_line(split_root, monkeypatch):

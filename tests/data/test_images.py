@@ -1,13 +1,15 @@
 """Every common kind of image file becomes the square of 8 bits that a person would see."""
 
+import logging
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from fewshot.data.images import Unreadable, decode, decode_all
+from fewshot.data.images import Decoding, Unreadable, decode, decode_all, decode_file
 from fewshot.data.omniglot import Omniglot
 from fewshot.errors import UserError
 
@@ -160,14 +162,14 @@ def test_invert_makes_strokes_bright(tmp_path):
 
 def test_a_drawing_of_omniglot_is_what_omniglot_gives(tmp_path):
     """A network trained on ``data=omniglot`` sees a folder of such drawings, with ``invert``, bit for bit as there."""
-    from fewshot.data.omniglot import _Folder, _read
+    from fewshot.data.omniglot import _Folder, _read_drawing
 
     folder = tmp_path / "images" / "A" / "character01"
     folder.mkdir(parents=True)
     strokes = np.random.default_rng(0).random((105, 105)) < 0.9
     Image.fromarray(strokes).save(folder / "1.png")
     for size in (28, 105):
-        seen = _read(tmp_path, _Folder(tmp_path / "images"), "images/A/character01/1.png", size, "antialiased")
+        seen = _read_drawing(tmp_path, _Folder(tmp_path / "images"), "images/A/character01/1.png", size, "antialiased")
         assert np.array_equal(decode(folder / "1.png", 1, size, invert=True)[0], seen)
     assert Omniglot.__init__.__defaults__[-1] == "antialiased"
 
@@ -203,14 +205,102 @@ def test_many_files_keep_their_order_and_say_what_is_left_out(tmp_path, capfd):
     assert images.shape == (147, 1, 2, 2)
     assert images[:, 0, 0, 0].tolist() == [n for n in range(150) if n % 50 != 7]
     assert left_out == [(tmp_path / f"{n}.png", "not an image of a known format") for n in (7, 57, 107)]
-    assert "Decoding images" in capfd.readouterr().err
+    assert not capfd.readouterr().err  # a bar belongs to work of seconds, on a terminal
     images, left_out = decode_all([paths[7]], 3, 4)
     assert (images.shape, len(left_out)) == ((0, 3, 4, 4), 1)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_work_of_seconds_shows_a_bar_on_a_terminal_and_lines_in_a_log(tmp_path, capfd, caplog, monkeypatch, terminal):
+    monkeypatch.setattr("fewshot.data.progress.PATIENCE", 0.0)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
+    caplog.set_level(logging.INFO)
+    Image.new("L", (2, 2)).save(tmp_path / "a.png")
+    decode_all([tmp_path / "a.png"], 1, 2)
+    assert ("Decoding images" in capfd.readouterr().err) == terminal
+    assert ("Decoding images: 0 of 1" in caplog.text) != terminal
+
+
+def test_special_files_do_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(Unreadable, match="a named pipe or device, not a file"):
+        decode(tmp_path / "x.png", 3, 8)
+    with pytest.raises(Unreadable, match="a named pipe or device"):
+        decode("/dev/zero", 3, 8)
+
+
+def test_the_limit_of_pixels_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("L", (20, 10)).save(tmp_path / "a.png")
+    with pytest.warns(Image.DecompressionBombWarning):
+        assert decode(tmp_path / "a.png", 1, 8).shape == (1, 8, 8)
+    Image.new("L", (21, 10)).save(tmp_path / "b.png")
+    with pytest.raises(Unreadable, match="more than the 200 pixels that are read: make it smaller"):
+        decode(tmp_path / "b.png", 1, 8)
+
+
+def test_a_file_of_gigabytes_is_not_read(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        file.truncate(5 << 30)
+    with pytest.raises(Unreadable, match="larger than 2 GB"):
+        decode(tmp_path / "a.png", 1, 8)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_is_to_be_converted(tmp_path, brand):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
+    with pytest.raises(Unreadable, match="HEIC, which is not read: convert to JPEG"):
+        decode(tmp_path / "a.heic", 3, 8)
+
+
+def test_avif_is_read_or_to_be_converted(tmp_path, monkeypatch):
+    if features.check("avif"):
+        quarters().save(tmp_path / "a.avif", quality=100)
+        assert near(corners(decode(tmp_path / "a.avif", 3, 16)), [RED, BLUE, WHITE, GREY], 12)
+        monkeypatch.setattr("fewshot.data.images.FORMATS", ["PNG"])
+    else:
+        (tmp_path / "a.avif").write_bytes(b"\0\0\0\x18ftypavif" + bytes(100))
+    with pytest.raises(Unreadable, match="AVIF, which is not read: convert to JPEG"):
+        decode(tmp_path / "a.avif", 3, 8)
+
+
+def test_a_full_scale_below_sixteen_bits(tmp_path):
+    Image.fromarray(np.array([[0, 2048], [4095, 5000]], dtype=np.uint16)).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png", 1, 2, full_scale=4095)[0].tolist() == [[0, 128], [255, 255]]
+    assert decode_file(tmp_path / "a.png", Decoding(1, 2)).largest == 5000
+    Image.new("L", (2, 2)).save(tmp_path / "b.png")
+    assert decode_file(tmp_path / "b.png", Decoding(1, 2)).largest is None
+
+
+def test_every_value_of_sixteen_bits_is_scaled_as_by_257(tmp_path):
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert np.array_equal(decode(tmp_path / "a.png", 1, 256)[0], np.rint(values.astype(float) / 257))
+
+
+def test_lost_colours_are_known_without_a_second_decoding(tmp_path):
+    quarters().save(tmp_path / "colour.png")
+    quarters().convert("L").convert("RGB").save(tmp_path / "grey.png")
+    quarters().convert("L").convert("RGB").save(tmp_path / "grey.jpg")
+    quarters("P").save(tmp_path / "palette.png")
+    seen = {
+        name: decode_file(tmp_path / name, Decoding(1, 16)).loses_colour
+        for name in ("colour.png", "grey.png", "grey.jpg", "palette.png")
+    }
+    assert seen == {"colour.png": True, "grey.png": False, "grey.jpg": False, "palette.png": True}
+    assert not decode_file(tmp_path / "colour.png", Decoding(3, 16)).loses_colour
+
+
 @pytest.mark.parametrize(
     ("numbers", "message"),
-    [((2, 8), "data.channels=2"), ((3, 0), "data.image_size=0"), ((3, 8, "stretch"), "data.fit=stretch")],
+    [
+        ((1, 8, "resize", False, 0), "data.full_scale=0"),
+        ((1, 8, "resize", False, 70000), "data.full_scale=70000"),
+        ((2, 8), "data.channels=2"),
+        ((3, 0), "data.image_size=0"),
+        ((3, 8, "stretch"), "data.fit=stretch"),
+    ],
 )
 def test_settings_are_checked(numbers, message):
     with pytest.raises(UserError, match=message):

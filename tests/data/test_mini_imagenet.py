@@ -1,5 +1,6 @@
 """mini-ImageNet from its images and csv files; CIFAR-FS and FC100 as folders."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,8 @@ def test_the_csv_files_name_the_classes_of_each_split(root):
         (lambda root: (root / "val.csv").unlink(), "val.csv is missing: take it from"),
         (lambda root: (root / "val.csv").write_text("a,b\n1,2\n"), "val.csv has no columns filename and label"),
         (lambda root: (root / "val.csv").write_text("filename,label\n"), "val.csv names no image"),
+        (lambda root: (root / "val.csv").write_text("filename,label\nvalx1.jpg\n"), "a line without filename or label"),
+        (lambda root: [(root / "val.csv").unlink(), os.mkfifo(root / "val.csv")], "val.csv is missing"),
         (lambda root: (root / "images" / "testx1.jpg").unlink(), "1 of 4 images of .*test.csv are not .* testx1.jpg"),
         (lambda root: (root / "val.csv").write_text((root / "train.csv").read_text()), "in both train and val"),
     ],

@@ -1,9 +1,11 @@
 import hashlib
 import http.client
 import io
+import os
 import shutil
 import urllib.error
 import zipfile
+import zlib
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from PIL import Image
 
 from fewshot.data import omniglot as module
-from fewshot.data.omniglot import Omniglot, vinyals
+from fewshot.data.omniglot import Omniglot, vinyals_split
 from fewshot.data.split import Split
 from fewshot.errors import UserError
 
@@ -211,6 +213,91 @@ def test_a_corrupt_image_is_named(fake: Path, tmp_path: Path, data: bytes) -> No
     assert f"unreadable image {member}" in failure(fake, tmp_path / "cache")
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 105 105\n%%EndComments\n(x) = showpage\n"
+
+
+@pytest.mark.parametrize("form", ["zip", "folder"])
+def test_only_png_is_decoded(fake: Path, tmp_path: Path, monkeypatch, form: str) -> None:
+    """EPS would be handed to Ghostscript, a program that runs what the file says."""
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("ran a program"))
+    member = "images_background/Greek/character01/0001_05.png"
+    rewrite(fake / "images_background.zip", {member: EPS})
+    if form == "folder":
+        shutil.unpack_archive(fake / "images_background.zip", fake)
+        (fake / "images_background.zip").unlink()
+    assert f"unreadable image {member}" in failure(fake, tmp_path / "cache")
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few kB that says to have ``side`` x ``side`` pixels."""
+    file = io.BytesIO()
+    Image.new("1", (side, 8)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[20:24] = side.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(("side", "reason"), [(12_000, "12000 x 12000, not 105"), (30_000, "exceeds limit")])
+def test_a_bomb_is_not_decoded(fake: Path, tmp_path: Path, monkeypatch, side: int, reason: str) -> None:
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
+    first = "images_background/Armenian/character01/0000_01.png"
+    rewrite(fake / "images_background.zip", {first: bomb(side)})
+    assert reason in failure(fake, tmp_path / "cache")
+
+
+def test_an_entry_of_gigabytes_is_not_unpacked(fake: Path, tmp_path: Path, monkeypatch) -> None:
+    first = "images_background/Armenian/character01/0000_01.png"
+    path = fake / "images_background.zip"
+    rewrite(path, {first: None})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(first, bytes(50_000_000))
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
+    assert f"unreadable image {first} (50,000,000 bytes)" in failure(fake, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("offset", "value", "reason"), [(6, 1, "password"), (8, 99, "compression")])
+def test_archives_with_a_password_or_an_unknown_compression(
+    fake: Path, tmp_path: Path, offset: int, value: int, reason: str
+) -> None:
+    """The flag and the method of each member, in its header and in the list of all members."""
+    path = fake / "images_background.zip"
+    content = bytearray(path.read_bytes())
+    for mark, more in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+        at = content.find(mark)
+        while at >= 0:
+            content[at + offset + more] = value
+            at = content.find(mark, at + 4)
+    path.write_bytes(content)
+    message = failure(fake, tmp_path / "cache")
+    assert reason in message
+    assert f"put {module.URL}/images_background.zip at {path}" in message
+
+
+@pytest.mark.parametrize("kind", ["archive", "image"])
+def test_a_named_pipe_does_not_hang(fake: Path, tmp_path: Path, kind: str) -> None:
+    path = fake / "images_background.zip"
+    if kind == "archive":
+        path.unlink()
+        os.mkfifo(path)
+        assert "Omniglot is not there" in failure(fake, tmp_path / "cache", download=False)
+    else:
+        shutil.unpack_archive(path, fake)
+        path.unlink()
+        image = fake / "images_background/Greek/character01/0001_05.png"
+        image.unlink()
+        os.mkfifo(image)
+        assert "named pipe" in failure(fake, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("size", [0, 1.5, "28", True, 400])
+def test_sizes_that_are_none_or_fill_the_memory_are_refused(tmp_path: Path, size: object) -> None:
+    with pytest.raises(UserError, match=r"data.image_size|5.2 GB, more than 2 GB: lower data.image_size"):
+        Omniglot(tmp_path, tmp_path, image_size=size)
+
+
 def test_a_damaged_member_of_a_zip_is_named(fake: Path, tmp_path: Path) -> None:
     path, member = fake / "images_background.zip", "images_background/Greek/character01/0001_05.png"
     with zipfile.ZipFile(path) as file:
@@ -250,10 +337,20 @@ def test_missing_archives_are_downloaded(fake: Path, tmp_path: Path, monkeypatch
         return Response(data, len(data))
 
     monkeypatch.setattr(module, "urlopen", serve)
+    sums = {name.removesuffix(".zip"): hashlib.md5(content).hexdigest() for name, content in served.items()}
+    monkeypatch.setattr(module, "MD5", sums)
     splits = Omniglot(tmp_path / "new" / "root", tmp_path / "a").load()
     assert asked == [f"{module.URL}/images_background.zip", f"{module.URL}/images_evaluation.zip"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "new" / "root").iterdir()} == served
     assert equal(splits, Omniglot(fake, tmp_path / "b").load())
+
+
+def test_a_download_with_another_checksum_is_refused(fake: Path, tmp_path: Path, monkeypatch) -> None:
+    data = (fake / "images_background.zip").read_bytes()
+    monkeypatch.setattr(module, "urlopen", lambda url, timeout: Response(data, len(data)))
+    message = failure(tmp_path / "new", tmp_path / "cache")
+    assert f"has the MD5 checksum {hashlib.md5(data).hexdigest()}, not 68d2efa1b9178cc56df9314c21c6e718" in message
+    assert not list((tmp_path / "new").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -337,7 +434,7 @@ def test_the_real_background_split_is_by_archive(omniglot: dict[str, dict[str, S
 
 
 def test_vinyals_equals_the_published_lists(omniglot_root: Path) -> None:
-    for part, names in vinyals().items():
+    for part, names in vinyals_split().items():
         lines = (omniglot_root / "vinyals" / f"{part}.txt").read_text().split()
         published = {line.rsplit("/", 1)[0] for line in lines}
         assert len(names) * 4 == len(lines)

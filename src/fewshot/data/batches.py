@@ -51,6 +51,8 @@ class ClassBatches(EpisodeSampler):
 
     def __call__(self, index: Tensor) -> Episode:
         """The batches of numbers ``index`` ``(B,)``: queries ``(B, size, C, H, W)`` of ``ways`` classes."""
+        if self.split.check is not None:
+            self.split.check()
         key = rng.bits(self.root, index.to(self.root.device))
         place = torch.arange(self.size, device=key.device)
         drawn = rng.bits(key[:, None], EpisodeStream.BATCH_IMAGES, place) % (len(self.rows) * self.turns)

@@ -1,4 +1,4 @@
-"""Which characters are classes: of many scripts, split by script, each look-alike once."""
+"""Choose the characters that are classes: of many scripts, split by script, each look-alike once."""
 
 import math
 import re
@@ -40,7 +40,7 @@ SCRIPTS = {
     },
 }
 
-# Cosine similarity of two normalised renders from which the characters count as the same. As they are,
+# Cosine similarity of two normalised renders from which the characters count as the same. Not stretched,
 # pairs above 0.95 differ in a hook or a hairline (K with and without descender). Stretched to a square, which
 # also matches a narrow U with a wide one, pairs above 0.985 are one letter (C and c, U and u) or differ in a
 # hairline, those from 0.95 mostly are one (A, F, T of two scripts) and those below mostly are not: the lower
@@ -54,7 +54,7 @@ Vectors = NDArray[np.float64]
 
 
 def candidates() -> dict[str, list[Character]]:
-    """Letters and digits without diacritics that some face's character map holds, by split and code."""
+    """List letters and digits without diacritics that some face holds, by split and code."""
     from matplotlib.ft2font import FT2Font  # loaded only where glyphs are made
 
     faces: dict[int, list[str]] = {}
@@ -79,11 +79,11 @@ def candidates() -> dict[str, list[Character]]:
 
 
 def distinct(found: dict[str, list[Character]], fonts: dict[str, ImageFont.FreeTypeFont]) -> dict[str, list[Character]]:
-    """Keeps the first of the characters that look the same, in the order train, val, test."""
+    """Keep the first of the characters that look the same, in the order train, val, test."""
     kept: dict[str, list[Character]] = {}
     earlier: list[Shapes] = []
     for key, characters in found.items():
-        drawn = [(character, shapes) for character in characters if (shapes := Shapes.of(character, fonts))]
+        drawn = [(character, shapes) for character in characters if (shapes := Shapes.from_character(character, fonts))]
         own = [shapes for _, shapes in drawn]
         old: NDArray[np.bool_] = np.zeros(len(own), dtype=bool)
         if earlier:
@@ -101,15 +101,21 @@ def distinct(found: dict[str, list[Character]], fonts: dict[str, ImageFont.FreeT
 
 @dataclass(frozen=True)
 class Shapes:
-    """A character's normalised renders, one for each upright regular face: ``(faces, 256)`` unit vectors."""
+    """Hold a character's normalised renders, one for each upright regular face.
 
-    plain: Vectors  # cropped, the longer side scaled to 14 of 16
-    stretched: Vectors  # cropped, both sides scaled to 14 of 16, blurred
-    aspect: Vectors  # (faces,) logarithm of width / height
+    Attributes:
+        plain: ``(faces, 256)`` unit vectors: cropped, the longer side scaled to 14 of 16.
+        stretched: ``(faces, 256)`` unit vectors: cropped, both sides scaled to 14 of 16, blurred.
+        aspect: ``(faces,)`` logarithm of width / height.
+    """
+
+    plain: Vectors
+    stretched: Vectors
+    aspect: Vectors
 
     @classmethod
-    def of(cls, character: Character, fonts: dict[str, ImageFont.FreeTypeFont]) -> "Shapes | None":
-        """None where no such face has ink for it."""
+    def from_character(cls, character: Character, fonts: dict[str, ImageFont.FreeTypeFont]) -> "Shapes | None":
+        """Render a character; None where no upright regular face has ink for this character."""
         inks = [ink for face in character.faces if face in STYLES and (ink := crop(character.code, fonts[face]))]
         if not inks:
             return None
@@ -125,13 +131,13 @@ def _units(renders: Vectors) -> Vectors:
 
 
 def likeness(rows: list[Shapes], columns: list[Shapes]) -> Vectors:
-    """``(rows, columns)``: the largest cosine similarity of two characters' plain renders."""
+    """Compute the largest cosine similarity of two characters' plain renders, ``(rows, columns)``."""
     pairs = np.concatenate([r.plain for r in rows]) @ np.concatenate([c.plain for c in columns]).T
     return _largest(pairs, rows, columns)
 
 
 def stretched_likeness(rows: list[Shapes], columns: list[Shapes]) -> Vectors:
-    """The same for stretched renders, of those pairs whose proportions a distortion can make equal."""
+    """Compute the same for stretched renders, where a distortion can make the proportions equal."""
     pairs = np.concatenate([r.stretched for r in rows]) @ np.concatenate([c.stretched for c in columns]).T
     apart = np.subtract.outer(np.concatenate([r.aspect for r in rows]), np.concatenate([c.aspect for c in columns]))
     pairs[abs(apart) > math.log(SCALE[1] / SCALE[0])] = 0
@@ -139,6 +145,7 @@ def stretched_likeness(rows: list[Shapes], columns: list[Shapes]) -> Vectors:
 
 
 def _largest(pairs: Vectors, rows: list[Shapes], columns: list[Shapes]) -> Vectors:
-    """From pairs of renders to pairs of characters."""
+    """Reduce pairs of renders to pairs of characters."""
     starts = [np.cumsum([0, *(len(shapes.aspect) for shapes in side[:-1])]) for side in (rows, columns)]
-    return np.maximum.reduceat(np.maximum.reduceat(pairs, starts[0], axis=0), starts[1], axis=1)
+    largest: Vectors = np.maximum.reduceat(np.maximum.reduceat(pairs, starts[0], axis=0), starts[1], axis=1)
+    return largest

@@ -31,7 +31,7 @@ class ImageDataset(Protocol):
         ...
 
 
-class _Steps(Dataset):
+class _Steps(Dataset[int]):
     """Step numbers; a step is one meta-batch."""
 
     def __init__(self, steps: int) -> None:
@@ -130,7 +130,7 @@ class EpisodeData(pl.LightningDataModule):
         """The sampler of a split on ``device``; images move there once."""
         held = self.splits[split]
         if device is not None and held.images.device != device:
-            self.splits[split] = held = replace(held, images=held.images.to(device))
+            self.splits[split] = held = replace(held, images=held.images.to(device), check=None)
             self._samplers.pop(split, None)
         if split not in self._samplers:
             make = self._training_sampler if split == "train" else self._evaluation_sampler
@@ -166,16 +166,16 @@ class EpisodeData(pl.LightningDataModule):
             within=self.eval_within,
         )  # fmt: skip
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(_Steps(self.steps), batch_size=None)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Any]:
         return self._numbers(self.task.val_episodes)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[Any]:
         return self._numbers(self.task.test_episodes)
 
-    def _numbers(self, episodes: int) -> DataLoader:
+    def _numbers(self, episodes: int) -> DataLoader[Any]:
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         mine = range(rank, episodes, processes)  # each is scored once, by one process
         return DataLoader(mine, batch_size=self.eval_batch, collate_fn=torch.tensor)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""Characters drawn from the fonts that matplotlib ships.
+"""Render characters with the fonts that matplotlib ships.
 
-Every drawing has a face of its own (of those that cover the character), a rotation, shear, scale and place, an
+Every drawing has a face of its own (among the faces that cover the character), a rotation, shear, scale and place, an
 elastic distortion and a stroke weight.
 
 With the defaults a nearest neighbour in raw pixels gets about 45% of 5-way 1-shot test queries right;
@@ -43,7 +43,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Character:
-    """One class: a character and the faces that can draw it."""
+    """Hold one class: a character and the faces that can render this character."""
 
     code: int
     script: str
@@ -51,23 +51,24 @@ class Character:
 
     @property
     def name(self) -> str:
+        """Return the class name, such as ``Latin/U+0041 A``."""
         return f"{self.script}/U+{self.code:04X} {chr(self.code)}"
 
 
 def load_fonts() -> dict[str, ImageFont.FreeTypeFont]:
-    """The faces at 96 pixels an em, laid out without shaping, so that no ligature is drawn."""
+    """Load the faces at 96 pixels an em, laid out without shaping, so that no ligature is drawn."""
     return {face: ImageFont.truetype(str(font_file(face)), 96, layout_engine=ImageFont.Layout.BASIC) for face in FACES}
 
 
 def font_file(face: str) -> Path:
-    """Return the font file of a face that matplotlib ships."""
+    """Return the file of a face in matplotlib's folder."""
     import matplotlib  # loaded only where glyphs are drawn
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
 
 
 def crop(code: int, font: ImageFont.FreeTypeFont) -> Image.Image | None:
-    """The character in 8 bits, ink 255, cut to its ink; None if it has none."""
+    """Render a character in 8 bits, ink 255, cut to its ink; None for a character without ink."""
     left, top, right, bottom = (round(side) for side in font.getbbox(chr(code)))
     if right <= left or bottom <= top:
         return None
@@ -78,7 +79,7 @@ def crop(code: int, font: ImageFont.FreeTypeFont) -> Image.Image | None:
 
 
 def fit(ink: Image.Image, body: int, canvas: int) -> Image.Image:
-    """``ink`` with its longer side scaled to ``body``, in the middle of ``canvas`` x ``canvas``."""
+    """Scale the longer side of ``ink`` to ``body``; centre the result on ``canvas`` x ``canvas``."""
     ratio = body / max(ink.size)
     size = max(1, round(ink.width * ratio)), max(1, round(ink.height * ratio))
     middle = Image.new("L", (canvas, canvas))
@@ -86,14 +87,14 @@ def fit(ink: Image.Image, body: int, canvas: int) -> Image.Image:
     return middle
 
 
-def draw(character: Character, fonts: dict[str, ImageFont.FreeTypeFont], size: int, drawings: int) -> Tensor:
-    """``(drawings, 1, size, size)`` uint8, a pure function of the character and the number.
+def render(character: Character, fonts: dict[str, ImageFont.FreeTypeFont], size: int, drawings: int) -> Tensor:
+    """Render drawings ``(drawings, 1, size, size)`` uint8: a pure function of character and number.
 
-    In float64, so that a different order of additions does not show after rounding to a byte.
+    Computed in float64, so that a different order of additions does not show after rounding to a byte.
     """
     inks = [crop(character.code, fonts[face]) for face in character.faces]
     masters = np.stack([np.asarray(fit(ink, BODY, CANVAS)) for ink in inks if ink])
-    # One row a drawing: more drawings leave the first ones as they are.
+    # One row a drawing: more drawings do not change the first ones.
     numbers = np.random.default_rng([SEED, character.code]).random((drawings, 8 + 2 * ELASTIC_NODES**2))
     face = (numbers[:, 0] * len(masters)).astype(int)
     weight = 2 * numbers[:, 1, None, None] - 1
@@ -105,18 +106,26 @@ def draw(character: Character, fonts: dict[str, ImageFont.FreeTypeFont], size: i
 
 
 def _spread(masters: Pixels, width: int) -> Pixels:
-    """The largest value within a square of odd ``width`` around each pixel of ``(faces, H, W)``."""
+    """Take the largest value within a square of odd ``width`` around each pixel of ``(faces, H, W)``."""
     for axis in (1, 2):
         masters = np.max([np.roll(masters, step, axis) for step in range(-(width // 2), width // 2 + 1)], axis=0)
     return masters
 
 
 def _grid(masters: Pixels, numbers: Tensor, side: int) -> Tensor:
-    """``(n, side, side, 2)``: where each pixel reads its master, from ``(n, 6 + 2 * nodes**2)`` in [-1, 1]."""
+    """Compute where each pixel reads its master, ``(n, side, side, 2)``.
+
+    Args:
+        masters: ``(n, CANVAS, CANVAS)``.
+        numbers: ``(n, 6 + 2 * nodes**2)`` in [-1, 1].
+        side: height and width of the grid.
+    """
     angle, shear, x_scale, y_scale, x_shift, y_shift = numbers[:, :6].unbind(1)
     low, high = SCALE
     x_scale, y_scale = ((high + low) / 2 + (high - low) / 2 * scale for scale in (x_scale, y_scale))
-    cos, sin, shear = (angle * ROTATION).cos(), (angle * ROTATION).sin(), shear * SHEAR
+    cos = (angle * ROTATION).cos()
+    sin = (angle * ROTATION).sin()
+    shear = shear * SHEAR
     # rotation @ [[1, shear], [0, 1]] @ diag(x_scale, y_scale)
     columns = [cos * x_scale, (cos * shear - sin) * y_scale, sin * x_scale, (sin * shear + cos) * y_scale]
     forward = torch.stack(columns, 1).view(-1, 2, 2)

@@ -1,40 +1,49 @@
-"""Characters of many scripts: a dataset that needs no download.
+"""Render characters of many scripts: a data set that needs no download.
 
-Every class is one character, every image another drawing of it. The splits share no script, and a character
-that looks like one kept before it is left out.
+Every class is one character, every image another drawing of this character. The splits share no script, and a character
+that looks like one kept before is left out.
 """
 
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from fewshot.data.characters import SCRIPTS, candidates, distinct
-from fewshot.data.drawing import draw, load_fonts
+from fewshot.data.drawing import load_fonts, render
+from fewshot.data.paths import cache_folder
+from fewshot.data.progress import progress
 from fewshot.data.split import Split
-from fewshot.data.split_cache import cached
+from fewshot.data.split_cache import cached, check_image_size, check_memory
+from fewshot.errors import UserError
 
+CLASSES = 1200  # somewhat more than there are
 VERSION = 1  # raise it when a drawing or a class changes, so that caches are built again
 
 
 class Glyphs:
-    """Splits ``train``, ``val`` and ``test`` of drawn characters, ink 255 on background 0.
+    """Load splits ``train``, ``val`` and ``test`` of rendered characters, ink 255 on background 0.
 
     Args:
         cache_dir: where the drawings are kept once made (18 MB at the default size).
         image_size: height and width; drawn at twice that and averaged down.
         drawings: how many of each class; the first ones do not depend on the number.
+
+    Raises:
+        UserError: a number is below 1, or the images would fill the memory.
     """
 
     def __init__(self, cache_dir: str | Path, image_size: int = 28, drawings: int = 20) -> None:
-        self.path = Path(cache_dir).expanduser() / f"glyphs-v{VERSION}-{image_size}-{drawings}.npz"
+        check_image_size(image_size)
+        if isinstance(drawings, bool) or not isinstance(drawings, int) or drawings < 1:
+            raise UserError(f"data.dataset.drawings={drawings}: must be a whole number of at least 1")
+        check_memory(CLASSES * drawings, (1, image_size, image_size), "data.image_size")
+        self.path = cache_folder(cache_dir) / f"glyphs-v{VERSION}-{image_size}-{drawings}.npz"
         self.image_size = image_size
         self.drawings = drawings
 
     def load(self) -> dict[str, Split]:
-        """``{"train": ..., "val": ..., "test": ...}``, images ``(classes * drawings, 1, S, S)`` uint8.
+        """Return ``{"train": ..., "val": ..., "test": ...}``, images ``(classes * drawings, 1, S, S)`` uint8.
 
         Raises:
             UserError: the cache folder cannot be written.
@@ -49,8 +58,8 @@ class Glyphs:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the tensors are small: on a busy machine more threads are three times slower
         try:
-            for key, character in track(todo, "Drawing glyphs", console=Console(stderr=True)):
-                images[key].append(draw(character, fonts, self.image_size, self.drawings))
+            for key, character in progress(todo, len(todo), "Drawing glyphs"):
+                images[key].append(render(character, fonts, self.image_size, self.drawings))
         finally:
             torch.set_num_threads(threads)
         return {

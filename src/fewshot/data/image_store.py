@@ -1,4 +1,4 @@
-"""Image files decoded once, into a file that is mapped into memory: pages come and go as they are needed.
+"""Decode image files once, into a file that is mapped into memory: pages come and go as they are needed.
 
 A store is ``NAME.json``, which says what was decoded and names the array beside it. The array is written first, and
 the JSON replaced last: whoever reads it finds a whole store, also after a kill half way.
@@ -8,80 +8,137 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from fewshot.data.images import Unreadable, decoded
+from fewshot.data.images import FULL_SCALE, Decoding, Unreadable, decode_files
+from fewshot.data.paths import cache_folder, printable
 from fewshot.data.split import Split
 from fewshot.data.split_cache import refused
 from fewshot.errors import UserError
 from fewshot.files import write_bytes
 
 log = logging.getLogger(__name__)
-VERSION = 1  # raise it when the decoding changes, so that stores are built again
+VERSION = 2  # raise it when the decoding changes, so that stores are built again
+NARROW = 4095  # largest value of a camera of 12 bits
+_CHUNK = 1 << 22  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file as it is now: a change of its size or of the time of its last change (ns) is a change of the image."""
+    """Hold a file's state: a change of its size or of its modification time (ns) is a change of the image."""
 
     path: str
     size: int
     modified: int
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How files become images: see ``fewshot.data.images.decode``."""
-
-    channels: int
-    image_size: int
-    fit: str = "resize"
-    invert: bool = False
-
-
 Listing = Mapping[str, Mapping[str, list[File]]]  # split -> class -> files
 
 
-def stored(cache_dir: str | Path, name: str, root: Path, listing: Listing, decoding: Decoding) -> dict[str, Split]:
-    """The splits of ``listing``, with memory-mapped images, decoded where that has not been done.
+@dataclass
+class _Notes:
+    """Hold what the user is to know of a store.
 
-    There is one store for a ``root`` and a ``decoding``. It is built again when the files or their splits change, by
-    one process while the others wait. A class may have no images left. What is unreadable is named in one line.
+    Attributes:
+        unreadable: (path, reason) of the files that are left out.
+        twins: (path, path) of images of two splits whose pixels are equal.
+        deepest: the largest value of all 16-bit images; None without such images.
+    """
+
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    twins: list[tuple[str, str]] = field(default_factory=list)
+    deepest: int | None = None
+
+
+@dataclass(frozen=True)
+class _MappedFile:
+    """Keep a mapped file open, to see when somebody cuts the file short."""
+
+    stream: BinaryIO
+    path: Path
+    size: int
+
+    def check(self) -> None:
+        """Refuse a file that has become shorter: its mapped pages would end the process by a signal.
+
+        Raises:
+            UserError: the file was cut short.
+        """
+        if os.fstat(self.stream.fileno()).st_size < self.size:
+            raise UserError(f"the cache {self.path} was cut short while in use: delete it and start again")
+
+
+def stored(cache_dir: str | Path, name: str, root: Path, listing: Listing, decoding: Decoding) -> dict[str, Split]:
+    """Return the splits of ``listing`` with memory-mapped images; decode them where needed.
+
+    There is one store for a ``root`` and a ``decoding``. The store is built again when the files or their splits
+    change, by one process while the others wait. A class may have no images left. One line each names unreadable
+    files, equal images of two splits, and 16-bit images that use a small part of their range.
 
     Raises:
         UserError: the folder ``cache_dir`` cannot be written, or no file is readable.
     """
     key = sha256(json.dumps([VERSION, str(root.absolute()), asdict(decoding)]).encode()).hexdigest()[:12]
-    store = Path(cache_dir).expanduser() / f"{name}-{key}.json"
+    store = cache_folder(cache_dir) / f"{name}-{key}.json"
     fingerprint = _fingerprint(listing)
-    if (found := _read(store, fingerprint, name)) is None:
+    content = _read(store, fingerprint, name)
+    if content is None:
         with _locked(store):
-            found = _read(store, fingerprint, name, quietly=True)  # another process may have built it
-            if found is None:
+            content = _read(store, fingerprint, name, quietly=True)  # another process may have built it
+            if content is None:
                 _build(store, fingerprint, root, listing, decoding)
-                found = _read(store, fingerprint, name)
-    if found is None:
+                content = _read(store, fingerprint, name)
+    if content is None:
         raise UserError(f"{store} changes while it is read: does another process decode a changing {root}?")
-    splits, unreadable = found
-    if unreadable:
-        files = sum(len(files) for classes in listing.values() for files in classes.values())
-        log.warning(
-            "%s: %d of %d files are unreadable and left out: %s; %s lists them",
-            *(root, len(unreadable), files, _some(unreadable), _list_of(store)),
-        )
+    splits, notes = content
+    _say(notes, root, store, listing, decoding)
     return splits
 
 
+def _say(notes: _Notes, root: Path, store: Path, listing: Listing, decoding: Decoding) -> None:
+    if notes.unreadable:
+        files = sum(len(files) for classes in listing.values() for files in classes.values())
+        log.warning(
+            "%s: %d of %d files are unreadable and left out: %s; %s lists them",
+            root,
+            len(notes.unreadable),
+            files,
+            _first_reasons(notes.unreadable),
+            _list_of_unreadable(store),
+        )
+    if notes.twins:
+        shown = ", ".join(f"{one} = {other}" for one, other in notes.twins[:3])
+        more = f" and {len(notes.twins) - 3} more" if len(notes.twins) > 3 else ""
+        log.warning(
+            "%s: %d images are the same in two splits, so a test has seen them in training: %s%s; remove one of each",
+            root,
+            len(notes.twins),
+            shown,
+            more,
+        )
+    if notes.deepest is not None and notes.deepest <= NARROW and decoding.full_scale == FULL_SCALE:
+        white = 1023 if notes.deepest <= 1023 else NARROW
+        log.warning(
+            "%s: no 16-bit image passes %d of 65535, so all are nearly black: for a camera of %d bits "
+            "set data.full_scale=%d",
+            root,
+            notes.deepest,
+            (white + 1).bit_length() - 1,
+            white,
+        )
+
+
 def _fingerprint(listing: Listing) -> str:
-    """Of all names, sizes and times."""
+    """Hash all names, sizes and times."""
     digest = sha256()
     for split, classes in listing.items():
         for label, files in classes.items():
@@ -90,23 +147,25 @@ def _fingerprint(listing: Listing) -> str:
     return digest.hexdigest()
 
 
-def _read(
-    store: Path, fingerprint: str, name: str, quietly: bool = False
-) -> tuple[dict[str, Split], list[tuple[str, str]]] | None:
-    """The splits and what was unreadable; None where they are to be decoded (again)."""
+def _read(store: Path, fingerprint: str, name: str, quietly: bool = False) -> tuple[dict[str, Split], _Notes] | None:
+    """Return the splits and notes; None where the images are to be decoded (again)."""
     try:
-        told = json.loads(store.read_text(encoding="utf-8"))
-        if told["fingerprint"] != fingerprint:
+        content = json.loads(store.read_text(encoding="utf-8"))
+        if content["fingerprint"] != fingerprint:
             return None
-        # Copied on writing: torch takes no array that refuses to be written, and nobody writes.
-        images = torch.from_numpy(np.load(store.with_name(told["images"]), mmap_mode="c"))
-        splits, start = {}, 0
-        for split, classes in told["splits"].items():
+        images, mapped = _map(store.with_name(content["images"]), content["shape"], content["checksum"])
+        splits: dict[str, Split] = {}
+        start = 0
+        for split, classes in content["splits"].items():
             counts = torch.tensor(list(classes.values()))
             end = start + int(counts.sum())
-            splits[split] = Split(f"{name}/{split}", images[start:end], counts, tuple(classes))
+            splits[split] = Split(f"{name}/{split}", images[start:end], counts, tuple(classes), check=mapped.check)
             start = end
-        return splits, [(path, reason) for path, reason in told["unreadable"]]
+        return splits, _Notes(
+            [(path, reason) for path, reason in content["unreadable"]],
+            [(one, other) for one, other in content["twins"]],
+            content["deepest"],
+        )
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -115,29 +174,63 @@ def _read(
         return None
 
 
+def _map(path: Path, shape: Sequence[int], checksum: int) -> tuple[torch.Tensor, _MappedFile]:
+    """Map an array into memory, after a look at all of its bytes.
+
+    Raises:
+        OSError, ValueError: the file is not what was written.
+    """
+    stream = path.open("rb")
+    try:
+        # Copied on writing: torch takes no array that refuses to be written, and nobody writes.
+        images = np.load(path, mmap_mode="c")
+        if list(images.shape) != list(shape) or images.dtype != np.uint8:
+            raise ValueError(f"{path.name} has another shape")
+        size = os.fstat(stream.fileno()).st_size
+        stream.seek(size - images.size)
+        found = 0
+        while chunk := stream.read(_CHUNK):  # read, not mapped: these pages are not the process's own
+            found = zlib.crc32(chunk, found)
+        if found != checksum:
+            raise ValueError(f"{path.name} has another checksum")
+    except BaseException:
+        stream.close()
+        raise
+    return torch.from_numpy(images), _MappedFile(stream, path, size)
+
+
 def _build(store: Path, fingerprint: str, root: Path, listing: Listing, decoding: Decoding) -> None:
     files = [
         (split, label, file.path) for split, classes in listing.items() for label in classes for file in classes[label]
     ]
     counts = {split: dict.fromkeys(classes, 0) for split, classes in listing.items()}
-    unreadable: list[tuple[str, str]] = []
+    notes = _Notes()
+    twins = _TwinFinder(root)
+    checksum = 0
     images = store.with_name(f"{store.stem}-{fingerprint[:12]}.npy")
     part = store.with_name(f".{store.stem}.part")  # one that a killed process left is written over
-    images_of = decoded([Path(path) for _, _, path in files], **asdict(decoding))
-    shape = (decoding.channels, decoding.image_size, decoding.image_size)
+    decoded = decode_files([Path(path) for _, _, path in files], decoding)
+    shape: tuple[int, ...] = (decoding.channels, decoding.image_size, decoding.image_size)
     try:
         # Written, not mapped: a full disk is an error then, not a signal, and no page stays in memory.
         with part.open("wb") as stream:
             _write_header(stream, (len(files), *shape))
-            for (split, label, path), image in zip(files, images_of, strict=True):
+            for (split, label, path), image in zip(files, decoded, strict=True):
                 if isinstance(image, Unreadable):
-                    unreadable.append((_shown(os.path.relpath(path, root)), str(image)))
-                else:
-                    stream.write(image.data)
-                    counts[split][label] += 1
-            if len(unreadable) == len(files):
-                raise UserError(f"{root}: none of {len(files)} files is a readable image: {_some(unreadable)}")
-            _write_header(stream, (len(files) - len(unreadable), *shape))
+                    notes.unreadable.append((printable(os.path.relpath(path, root)), str(image)))
+                    continue
+                stream.write(image.pixels.data)
+                checksum = zlib.crc32(image.pixels.data, checksum)
+                counts[split][label] += 1
+                twins.add(split, path, image.pixels.data)
+                if image.largest is not None:
+                    notes.deepest = max(image.largest, notes.deepest or 0)
+            if len(notes.unreadable) == len(files):
+                raise UserError(
+                    f"{root}: none of {len(files)} files is a readable image: {_first_reasons(notes.unreadable)}"
+                )
+            shape = (len(files) - len(notes.unreadable), *shape)
+            _write_header(stream, shape)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, images)
@@ -145,28 +238,48 @@ def _build(store: Path, fingerprint: str, root: Path, listing: Listing, decoding
         raise refused(store.parent, error) from error
     finally:
         part.unlink(missing_ok=True)
-    _list_of(store).unlink(missing_ok=True)
-    if unreadable:
-        write_bytes(_list_of(store), "".join(f"{path}\t{reason}\n" for path, reason in unreadable).encode())
-    told = {
-        "root": _shown(str(root)), "fingerprint": fingerprint, "images": images.name, "splits": counts,
-        "unreadable": unreadable,
-    }  # fmt: skip
-    write_bytes(store, json.dumps(told, ensure_ascii=False).encode())
+    notes.twins = twins.pairs
+    _write_unreadable(store, notes.unreadable)
+    content: dict[str, Any] = {
+        "root": printable(root),
+        "fingerprint": fingerprint,
+        "images": images.name,
+        "shape": shape,
+        "checksum": checksum,
+        "splits": counts,
+        **asdict(notes),
+    }
+    write_bytes(store, json.dumps(content, ensure_ascii=False).encode())
     for old in store.parent.glob(f"{store.stem}-*.npy"):
         if old != images:  # those who have it mapped keep it
             old.unlink(missing_ok=True)
 
 
+class _TwinFinder:
+    """Find images of two splits whose pixels are equal."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.pairs: list[tuple[str, str]] = []
+        self._first: dict[bytes, tuple[str, str]] = {}
+
+    def add(self, split: str, path: str, pixels: memoryview) -> None:
+        """Compare an image with all before."""
+        owner, twin = self._first.setdefault(blake2b(pixels, digest_size=16).digest(), (split, path))
+        if owner != split:
+            one, other = (printable(os.path.relpath(file, self.root)) for file in (twin, path))
+            self.pairs.append((one, other))
+
+
 def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
-    """The beginning of an ``.npy`` file, which has the same length for any number of images."""
+    """Write the beginning of an ``.npy`` file, which has the same length for any number of images."""
     stream.seek(0)
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 @contextmanager
 def _locked(store: Path) -> Iterator[None]:
-    """Within: no other process builds this store."""
+    """Keep other processes from building this store."""
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         with store.with_name(f".{store.stem}.lock").open("w") as lock:
@@ -180,28 +293,32 @@ def _locked(store: Path) -> Iterator[None]:
         raise refused(store.parent, error) from error
 
 
-def _list_of(store: Path) -> Path:
+def _list_of_unreadable(store: Path) -> Path:
     return store.with_name(f"{store.stem}-unreadable.txt")
 
 
-def _some(unreadable: list[tuple[str, str]]) -> str:
-    """The first few of them."""
+def _write_unreadable(store: Path, unreadable: list[tuple[str, str]]) -> None:
+    """Write the list of all unreadable files beside the store."""
+    target = _list_of_unreadable(store)
+    target.unlink(missing_ok=True)
+    if unreadable:
+        write_bytes(target, "".join(f"{path}\t{reason}\n" for path, reason in unreadable).encode())
+
+
+def _first_reasons(unreadable: list[tuple[str, str]]) -> str:
+    """Name the first three unreadable files."""
     more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
     return ", ".join(f"{path} ({reason})" for path, reason in unreadable[:3]) + more
 
 
-def _shown(path: str) -> str:
-    """A file name that can be printed, whatever its bytes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def enough(splits: dict[str, Split], least: Mapping[str, int], root: Path) -> dict[str, Split]:
-    """The splits without the classes that have fewer images than ``least`` says; one line names these.
+def keep_large_classes(splits: dict[str, Split], least: Mapping[str, int], root: Path) -> dict[str, Split]:
+    """Leave out classes with fewer images than ``least`` says; name them in one line.
 
     Raises:
         UserError: a split has no class with so many.
     """
-    kept, told = {}, []
+    kept: dict[str, Split] = {}
+    left_out: list[str] = []
     for name, split in splits.items():
         need = max(1, least.get(name, 1))
         few = split.counts < need
@@ -215,7 +332,7 @@ def enough(splits: dict[str, Split], least: Mapping[str, int], root: Path) -> di
         if few.any():
             named = [f"{split.classes[i]} ({split.counts[i]})" for i in few.nonzero()[:, 0].tolist()]
             more = f" and {len(named) - 20} more" if len(named) > 20 else ""
-            told.append(f"{len(named)} of {len(few)} in {name}, which needs {need}: {', '.join(named[:20])}{more}")
-    if told:
-        log.warning("%s: classes with too few images for the task are left out: %s", root, "; ".join(told))
+            left_out.append(f"{len(named)} of {len(few)} in {name}, which needs {need}: {', '.join(named[:20])}{more}")
+    if left_out:
+        log.warning("%s: classes with too few images for the task are left out: %s", root, "; ".join(left_out))
     return kept

@@ -1,9 +1,11 @@
-"""Image files of any common kind, decoded to small squares of 8 bits."""
+"""Decode image files of any common kind to small squares of 8 bits."""
 
 import os
+import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -20,83 +22,186 @@ from PIL import (  # the plugins register themselves
     TiffImagePlugin,  # noqa: F401
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
+    features,
 )
-from rich.console import Console
-from rich.progress import track
 
+from fewshot.data.progress import progress
 from fewshot.errors import UserError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no others, some of which run programs
+FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]  # no others, some of which run programs
+if features.check("avif"):  # a matter of how Pillow was built
+    from PIL import AvifImagePlugin  # noqa: F401
+
+    FORMATS.append("AVIF")
 FITS = ("resize", "crop")
 BATCH = 32  # files that a thread decodes at a time
+LARGEST_FILE = 2 << 30  # bytes; some decoders read a file whole
+FULL_SCALE = 65535  # the white of 16 bits
+COLOUR = 30  # difference of two channels from which a pixel has a colour
+_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
 
 Pixels = NDArray[np.uint8]
 
 
 class Unreadable(Exception):
-    """A file that is not a whole image; the message is a few words that say why."""
+    """Say in a few words why a file is not a whole image."""
 
 
-def decode(path: str | Path, channels: int, image_size: int, fit: str = "resize", invert: bool = False) -> Pixels:
-    """One image file as ``(C, S, S)`` uint8: turned upright, on white, resized with averaging.
+@dataclass(frozen=True)
+class Decoding:
+    """Hold how files become images ``(C, S, S)``.
 
-    PNG, JPEG, WebP, BMP, GIF, TIFF and PNM of any size and colour mode. Of several frames the first is taken; what
-    is transparent becomes white; 16 bits are scaled to 8.
-
-    Args:
+    Attributes:
         channels: 1 (luma, ITU-R 601) or 3 (RGB).
         image_size: S.
         fit: ``resize`` squeezes the whole image into the square, ``crop`` takes the largest square around its centre.
-        invert: dark becomes bright, so that dark strokes on white are ink 255 on background 0.
+        invert: make dark bright, so that dark strokes on white are ink 255 on background 0.
+        full_scale: value of a 16-bit pixel that is white, such as 4095 for a camera of 12 bits.
 
     Raises:
-        Unreadable: the file is no image, or not all of one, or cannot be opened.
+        UserError: a value is not allowed.
     """
+
+    channels: int
+    image_size: int
+    fit: str = "resize"
+    invert: bool = False
+    full_scale: int = FULL_SCALE
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise UserError(f"data.channels={self.channels}: choose 1 or 3")
+        if not isinstance(self.image_size, int) or self.image_size < 1:
+            raise UserError(f"data.image_size={self.image_size}: must be a whole number of at least 1")
+        if self.fit not in FITS:
+            raise UserError(f"data.fit={self.fit}: choose one of {', '.join(FITS)}")
+        whole = isinstance(self.full_scale, int) and not isinstance(self.full_scale, bool)
+        if not whole or not 1 <= self.full_scale <= FULL_SCALE:
+            raise UserError(f"data.full_scale={self.full_scale}: must be a whole number from 1 to {FULL_SCALE}")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """Hold a decoded file and what is known of its source.
+
+    Attributes:
+        pixels: ``(C, S, S)`` uint8.
+        loses_colour: the file has colours, and ``pixels`` have one channel.
+        largest: the largest value of a file of 16 bits; None for a file of 8 bits.
+    """
+
+    pixels: Pixels
+    loses_colour: bool
+    largest: int | None
+
+
+def decode(
+    path: str | Path,
+    channels: int,
+    image_size: int,
+    fit: str = "resize",
+    invert: bool = False,
+    full_scale: int = FULL_SCALE,
+) -> Pixels:
+    """Decode one file as ``decode_file`` does, and return its pixels ``(C, S, S)`` uint8.
+
+    Raises:
+        UserError: a setting is not allowed, see ``Decoding``.
+        Unreadable: as ``decode_file``.
+    """
+    return decode_file(path, Decoding(channels, image_size, fit, invert, full_scale)).pixels
+
+
+def decode_file(path: str | Path, decoding: Decoding) -> DecodedImage:
+    """Decode one image file: rotated upright, on white, resized with averaging.
+
+    PNG, JPEG, WebP, BMP, GIF, TIFF, PNM and, where Pillow can, AVIF in any colour mode. Of several frames the first is
+    taken; transparent pixels become white; 16 bits are scaled to 8.
+
+    Raises:
+        Unreadable: the file is no image, or not all of one, or too large, or cannot be opened.
+    """
+    size = decoding.image_size
     try:
+        _refuse_special_file(path)
         with Image.open(path, formats=FORMATS) as image:
-            image.draft(None, (2 * image_size, 2 * image_size))  # a large JPEG shrinks while it is decoded
+            image.draft(None, (2 * size, 2 * size))  # a large JPEG shrinks while it is decoded
             upright = ImageOps.exif_transpose(image)
-            square = _square(upright) if fit == "crop" else upright
-            opaque = _on_white(_eight_bits(square)).convert("L" if channels == 1 else "RGB")
+            square = _square(upright) if decoding.fit == "crop" else upright
+            eight_bits, largest = _eight_bits(square, decoding.full_scale)
+            opaque = _on_white(eight_bits)
+            loses_colour = decoding.channels == 1 and _has_colour(opaque)
+            opaque = opaque.convert("L" if decoding.channels == 1 else "RGB")
     except Unreadable:
         raise
     except UnidentifiedImageError as error:
-        raise Unreadable("not an image of a known format") from error
+        raise Unreadable(_why_unidentified(path)) from error
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
     except Image.DecompressionBombError as error:
-        raise Unreadable("too many pixels") from error
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise Unreadable(f"more than the {limit:,} pixels that are read: make it smaller") from error
     except Exception as error:  # damaged files fail in many ways
         raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
-    if invert:
+    if decoding.invert:
         opaque = ImageOps.invert(opaque)
-    if opaque.size != (image_size, image_size):
-        opaque = opaque.resize((image_size, image_size), Image.Resampling.BILINEAR)  # averages where it shrinks
+    if opaque.size != (size, size):
+        opaque = opaque.resize((size, size), Image.Resampling.BILINEAR)  # averages where it shrinks
     pixels = np.asarray(opaque)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    pixels = pixels[None] if decoding.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return DecodedImage(pixels, loses_colour, largest)
+
+
+def _refuse_special_file(path: str | Path) -> None:
+    """Refuse named pipes and devices, which never end, and files that fill the memory."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise Unreadable("a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("a named pipe or device, not a file")
+    if status.st_size > LARGEST_FILE:
+        raise Unreadable(f"larger than {LARGEST_FILE >> 30} GB")
+
+
+def _why_unidentified(path: str | Path) -> str:
+    """Say what to do about a file that no decoder knows."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError as error:
+        return error.strerror or str(error)
+    if start[4:8] == b"ftyp" and start[8:12] in _BRANDS:
+        return f"{'AVIF' if start[8:11] == b'avi' else 'HEIC'}, which is not read: convert to JPEG"
+    return "not an image of a known format"
 
 
 def _square(image: Image.Image) -> Image.Image:
+    """Cut the largest square around the centre."""
     side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+    left = (image.width - side) // 2
+    top = (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Modes of more than 8 bits scaled to 8, which Pillow's own conversion would clip."""
+def _eight_bits(image: Image.Image, full_scale: int) -> tuple[Image.Image, int | None]:
+    """Scale modes of more than 8 bits to 8, which Pillow's own conversion would clip; and their largest value."""
     if image.mode == "F":
         raise Unreadable("floating-point pixels, whose range no file states")
     if not image.mode.startswith("I"):
-        return image
+        return image, None
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
+    largest = int(values.max())
+    if values.min() < 0 or largest > FULL_SCALE:
         raise Unreadable("pixels of 32 bits, whose range no file states")
-    scaled = np.rint(values / 257).astype(np.uint8)  # 65535 is 255
+    scaled = np.rint(values.clip(max=full_scale) * 255 / full_scale).astype(np.uint8)
     clear = image.info.get("transparency")
-    return Image.fromarray(scaled if clear is None else np.where(values == clear, 255, scaled).astype(np.uint8))
+    if clear is not None:
+        scaled = np.where(values == clear, 255, scaled).astype(np.uint8)
+    return Image.fromarray(scaled), largest
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    """Lay what is transparent on white."""
     if not image.has_transparency_data:
         return image
     if image.mode in ("La", "RGBa"):  # colours times their opacity
@@ -105,47 +210,40 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def decoded(
-    paths: Sequence[Path], channels: int, image_size: int, fit: str = "resize", invert: bool = False
-) -> Iterator[Pixels | Unreadable]:
-    """``decode`` of each of ``paths``, in their order, by all cores, with a progress bar.
+def _has_colour(image: Image.Image) -> bool:
+    """Tell whether channels differ clearly, at 32 x 32 pixels: the noise of a JPEG is no colour."""
+    if image.mode in ("1", "L"):
+        return False
+    pixels = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+    return bool((pixels.max(2) - pixels.min(2)).max() > COLOUR)
+
+
+def decode_files(paths: Sequence[Path], decoding: Decoding) -> Iterator[DecodedImage | Unreadable]:
+    """Decode each of ``paths``, in their order, by all cores, with a progress bar.
 
     Threads, as Pillow decodes and resizes without Python's lock: processes would each need an import of their own,
     and may not be forked beside torch's threads. Few images wait at a time, however many there are.
-
-    Raises:
-        UserError: ``channels``, ``image_size`` or ``fit`` is none that ``decode`` takes.
     """
-    if channels not in (1, 3):
-        raise UserError(f"data.channels={channels}: choose 1 or 3")
-    if not isinstance(image_size, int) or image_size < 1:
-        raise UserError(f"data.image_size={image_size}: must be a whole number of at least 1")
-    if fit not in FITS:
-        raise UserError(f"data.fit={fit}: choose one of {', '.join(FITS)}")
-    return _decoded(paths, channels, image_size, fit, invert)
 
-
-def _decoded(
-    paths: Sequence[Path], channels: int, image_size: int, fit: str, invert: bool
-) -> Iterator[Pixels | Unreadable]:
-    def some(files: Sequence[Path]) -> list[Pixels | Unreadable]:
-        images: list[Pixels | Unreadable] = []
+    def decode_batch(files: Sequence[Path]) -> list[DecodedImage | Unreadable]:
+        images: list[DecodedImage | Unreadable] = []
         for file in files:
             try:
-                images.append(decode(file, channels, image_size, fit, invert))
+                images.append(decode_file(file, decoding))
             except Unreadable as error:
                 images.append(error)
         return images
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     batches = (paths[start : start + BATCH] for start in range(0, len(paths), BATCH))
-    waiting: deque[Future[list[Pixels | Unreadable]]] = deque()
+    waiting: deque[Future[list[DecodedImage | Unreadable]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
-            images: list[Pixels | Unreadable] = []
-            for place in track(range(len(paths)), "Decoding images", console=Console(stderr=True)):
+            images: list[DecodedImage | Unreadable] = []
+            for place in progress(range(len(paths)), len(paths), "Decoding images"):
                 if place % BATCH == 0:
-                    waiting.extend(pool.submit(some, batch) for batch in islice(batches, 2 * threads - len(waiting)))
+                    new = islice(batches, 2 * threads - len(waiting))
+                    waiting.extend(pool.submit(decode_batch, batch) for batch in new)
                     images = waiting.popleft().result()
                 yield images[place % BATCH]
         finally:  # an error or Ctrl-C waits for no more than what has begun
@@ -153,19 +251,25 @@ def _decoded(
 
 
 def decode_all(
-    paths: Sequence[Path], channels: int, image_size: int, fit: str = "resize", invert: bool = False
+    paths: Sequence[Path],
+    channels: int,
+    image_size: int,
+    fit: str = "resize",
+    invert: bool = False,
+    full_scale: int = FULL_SCALE,
 ) -> tuple[Pixels, list[tuple[Path, str]]]:
-    """The readable images among ``paths``, ``(M, C, S, S)`` uint8, in their order; and (path, reason) of the others.
+    """Return the readable images ``(M, C, S, S)`` uint8, and (path, reason) of each other file.
 
     Raises:
-        UserError: as ``decoded``.
+        UserError: a setting is not allowed, see ``Decoding``.
     """
+    decoding = Decoding(channels, image_size, fit, invert, full_scale)
     images: list[Pixels] = []
     left_out: list[tuple[Path, str]] = []
-    for path, image in zip(paths, decoded(paths, channels, image_size, fit, invert), strict=True):
+    for path, image in zip(paths, decode_files(paths, decoding), strict=True):
         if isinstance(image, Unreadable):
             left_out.append((path, str(image)))
         else:
-            images.append(image)
+            images.append(image.pixels)
     shape = (0, channels, image_size, image_size)
     return np.stack(images) if images else np.empty(shape, dtype=np.uint8), left_out

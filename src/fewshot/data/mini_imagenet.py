@@ -1,25 +1,28 @@
-"""mini-ImageNet (Vinyals et al. 2016) in the split of Ravi and Larochelle (2017): 64 + 16 + 20 classes."""
+"""Load mini-ImageNet (Vinyals et al. 2016), split by Ravi and Larochelle (2017): 64 + 16 + 20 classes."""
 
 import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fewshot.data.class_folders import file_state
 from fewshot.data.image_folder import SPLITS
-from fewshot.data.image_store import Decoding, File, enough, stored
+from fewshot.data.image_store import File, keep_large_classes, stored
+from fewshot.data.images import Decoding
+from fewshot.data.paths import expand_home
 from fewshot.data.split import Split, assert_disjoint
 from fewshot.errors import UserError
 
 
 class MiniImageNet:
-    """Splits ``train``, ``val`` and ``test`` of ``root/images/*.jpg``, as ``root/{train,val,test}.csv`` name them.
+    """Load splits ``train``, ``val`` and ``test`` of ``root/images/*.jpg``.
 
-    The csv files have the columns ``filename`` and ``label``.
+    The files ``root/{train,val,test}.csv``, with the columns ``filename`` and ``label``, name the images of each split.
 
     Args:
         root: the folder of ``images`` and the csv files.
         cache_dir: where the decoded images are kept.
-        channels, image_size, fit: as ``fewshot.data.images.decode``.
+        channels, image_size, fit: see ``fewshot.data.images.Decoding``.
         least: numbers whose sum a class of each split needs in images; a class with fewer is left out.
     """
 
@@ -32,12 +35,13 @@ class MiniImageNet:
         fit: str = "resize",
         least: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        self.root, self.cache_dir = Path(root).expanduser(), cache_dir
+        self.root = expand_home(root, "write data.root=DIR out")
+        self.cache_dir = cache_dir
         self.decoding = Decoding(channels, image_size, fit)
         self.least = {split: sum(numbers) for split, numbers in (least or {}).items()}
 
     def load(self) -> dict[str, Split]:
-        """``{"train": ..., "val": ..., "test": ...}``, images ``(M, C, S, S)`` uint8.
+        """Return ``{"train": ..., "val": ..., "test": ...}``, images ``(M, C, S, S)`` uint8.
 
         Raises:
             UserError: a file or folder is missing or not what it should be; or the cache folder cannot be written.
@@ -48,29 +52,34 @@ class MiniImageNet:
                 f"{images} is no folder: put mini-ImageNet's 60,000 images there, and train.csv, val.csv and test.csv "
                 "of Ravi and Larochelle (github.com/twitter-research/meta-learning-lstm, data/miniImagenet) beside it"
             )
-        there = {entry.name: entry for entry in os.scandir(images)}
-        listing = {split: self._listed(split, there) for split in SPLITS}
+        try:
+            there = {entry.name: entry for entry in os.scandir(images)}
+        except OSError as error:
+            raise UserError(f"{images} cannot be read ({error.strerror}): allow it") from error
+        listing = {split: self._list(split, there) for split in SPLITS}
         assert_disjoint(listing)
         splits = stored(self.cache_dir, "mini_imagenet", self.root, listing, self.decoding)
-        return enough(splits, self.least, self.root)
+        return keep_large_classes(splits, self.least, self.root)
 
-    def _listed(self, split: str, there: Mapping[str, os.DirEntry[str]]) -> dict[str, list[File]]:
+    def _list(self, split: str, there: Mapping[str, os.DirEntry[str]]) -> dict[str, list[File]]:
+        """List the files of each class of a split."""
         table = self.root / f"{split}.csv"
+        if not table.is_file():
+            raise UserError(
+                f"{table} is missing: take it from data/miniImagenet of github.com/twitter-research/meta-learning-lstm"
+            )
         try:
             with table.open(newline="", encoding="utf-8") as stream:
                 rows = [(row["filename"], row["label"]) for row in csv.DictReader(stream)]
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{table} is missing: take it from data/miniImagenet of github.com/twitter-research/meta-learning-lstm"
-            ) from error
         except (OSError, KeyError, csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{table} has no columns filename and label ({error})") from error
         if missing := [name for name, _ in rows if name not in there]:
             raise UserError(f"{len(missing)} of {len(rows)} images of {table} are not in images/, such as {missing[0]}")
+        if any(None in row for row in rows):
+            raise UserError(f"{table} has a line without filename or label")
         if not rows:
             raise UserError(f"{table} names no image")
         classes: dict[str, list[File]] = {}
         for name, label in sorted(rows, key=lambda row: (row[1], row[0])):
-            status = there[name].stat()
-            classes.setdefault(label, []).append(File(there[name].path, status.st_size, status.st_mtime_ns))
+            classes.setdefault(label, []).append(file_state(there[name]))
         return classes

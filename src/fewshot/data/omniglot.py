@@ -1,7 +1,13 @@
-"""Omniglot (Lake, Salakhutdinov, Tenenbaum 2015): 1,623 handwritten characters of 50 alphabets, 20 drawings each."""
+"""Load Omniglot (Lake, Salakhutdinov, Tenenbaum 2015): handwritten characters of 50 alphabets.
 
+There are 1,623 characters with 20 drawings each.
+"""
+
+import hashlib
 import io
+import lzma
 import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,14 +25,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, track
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fewshot.data.paths import cache_folder, expand_home
+from fewshot.data.progress import progress as show_progress
 from fewshot.data.split import Split
-from fewshot.data.split_cache import cached
+from fewshot.data.split_cache import cached, check_image_size, check_memory
 from fewshot.errors import UserError
 
 URL = "https://github.com/brendenlake/omniglot/raw/master/python"
-CLASSES = {"images_background": 964, "images_evaluation": 659}  # archive -> characters in it
+CLASSES = {"images_background": 964, "images_evaluation": 659}  # archive -> its characters
+MD5 = {  # of the archives at URL; a repacked archive on disk is as good, if whole
+    "images_background": "68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
+}
+LARGEST_DRAWING = 1 << 20  # bytes of a file; the largest original has a few hundred
 DRAWINGS = 20
 SIDE = 105  # pixels of an original image
 VERSION = 1  # raise it when the decoding changes, so that caches are built again
@@ -40,7 +53,7 @@ LAKE_VAL = ("Armenian", "Burmese_(Myanmar)", "Futurama", "N_Ko", "Tagalog")
 
 
 class Omniglot:
-    """Splits ``train``, ``val`` and ``test`` of Omniglot, ink 255 on background 0.
+    """Load splits ``train``, ``val`` and ``test`` of Omniglot, ink 255 on background 0.
 
     An image is inverted (the originals are dark on white), then resized.
 
@@ -61,7 +74,7 @@ class Omniglot:
             ``tf.image.resize``) or ``lanczos`` (Pillow's, as learn2learn's Omniglot).
 
     Raises:
-        UserError: ``split`` or ``resize`` is none of these.
+        UserError: ``split`` or ``resize`` is none of these, or ``image_size`` is not allowed.
     """
 
     def __init__(
@@ -77,15 +90,20 @@ class Omniglot:
             raise UserError(f"there is no Omniglot split {split!r}: choose one of {', '.join(SPLITS)}")
         if resize not in RESIZES:
             raise UserError(f"data.resize={resize}: choose one of {', '.join(RESIZES)}")
-        self.root = Path(root).expanduser()
+        check_image_size(image_size)
+        check_memory(sum(CLASSES.values()) * DRAWINGS, (1, image_size, image_size), "data.image_size")
+        self.root = expand_home(root, "write data_dir=DIR out")
         suffix = "" if resize == "antialiased" else f"-{resize}"
-        self.path = Path(cache_dir).expanduser() / f"omniglot-v{VERSION}-{image_size}{suffix}.npz"
+        self.path = cache_folder(cache_dir) / f"omniglot-v{VERSION}-{image_size}{suffix}.npz"
         self.split = split
-        self.image_size, self.resize = image_size, resize
+        self.image_size = image_size
+        self.resize = resize
         self.download = download
 
     def load(self) -> dict[str, Split]:
-        """``{"train": ..., "val": ..., "test": ...}``, or without ``val``; images ``(classes * 20, 1, S, S)`` uint8.
+        """Return ``{"train": ..., "val": ..., "test": ...}``, or without ``val``.
+
+        Images are ``(classes * 20, 1, S, S)`` uint8.
 
         Raises:
             UserError: the data is missing and cannot be downloaded, or is not all of Omniglot;
@@ -110,10 +128,10 @@ class Omniglot:
         return {archive: self._decode_one(archive) for archive in CLASSES}
 
     def _decode_one(self, archive: str) -> Split:
-        with opened(self.root, archive, self.download) as (source, contents, classes):
+        with open_archive(self.root, archive, self.download) as (source, contents, classes):
             images = [
-                _read(source, contents, member, self.image_size, self.resize)
-                for members in track(classes.values(), f"Reading {source.name}", console=Console(stderr=True))
+                _read_drawing(source, contents, member, self.image_size, self.resize)
+                for members in show_progress(classes.values(), len(classes), f"Reading {source.name}")
                 for member in members
             ]
         counts = torch.full((len(classes),), DRAWINGS)
@@ -121,25 +139,29 @@ class Omniglot:
 
 
 def _parts(split: str, archives: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    """The class names of each part, sorted."""
+    """Return the class names of each part, sorted."""
     background, evaluation = archives.values()
     if split == "random":
         # The order of a hash, not of a random generator, whose stream may change with a library.
         order = sorted([*background, *evaluation], key=lambda name: sha256(f"{RANDOM_SALT}/{name}".encode()).digest())
-        train, val = RANDOM_SIZES["train"], RANDOM_SIZES["train"] + RANDOM_SIZES["val"]
-        parts = {"train": order[:train], "val": order[train:val], "test": order[val:]}
+        first_val = RANDOM_SIZES["train"]
+        first_test = first_val + RANDOM_SIZES["val"]
+        parts = {"train": order[:first_val], "val": order[first_val:first_test], "test": order[first_test:]}
     elif split == "vinyals":
-        parts = vinyals()
+        parts = vinyals_split()
     elif split == "background":
         parts = {"train": list(background), "test": list(evaluation)}
     else:
-        held = {name for name in background if name.split("/")[0] in LAKE_VAL}
-        parts = {"train": [n for n in background if n not in held], "val": list(held), "test": list(evaluation)}
+        val = {name for name in background if name.split("/")[0] in LAKE_VAL}
+        parts = {"train": [name for name in background if name not in val], "val": list(val), "test": list(evaluation)}
     return {key: sorted(names) for key, names in parts.items()}
 
 
-def vinyals() -> dict[str, list[str]]:
-    """The class names of Vinyals et al. (2016): lines ``part alphabet first-last,...`` in a file beside this one."""
+def vinyals_split() -> dict[str, list[str]]:
+    """Return the class names of Vinyals et al. (2016).
+
+    The file ``omniglot_vinyals.txt`` has lines ``part alphabet first-last,...``.
+    """
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for line in (files("fewshot.data") / "omniglot_vinyals.txt").read_text("utf-8").splitlines():
         if line.startswith("#"):
@@ -151,10 +173,11 @@ def vinyals() -> dict[str, list[str]]:
 
 
 def _find(root: Path, archive: str, download: bool) -> Path:
-    """The archive, else its extracted folder, else the archive after a download."""
-    path, folder = root / f"{archive}.zip", root / archive
+    """Return the archive, else its extracted folder, else the archive after a download."""
+    path = root / f"{archive}.zip"
+    folder = root / archive
     try:
-        if path.exists():
+        if path.is_file():
             return path
         if folder.is_dir():
             return folder
@@ -162,11 +185,12 @@ def _find(root: Path, archive: str, download: bool) -> Path:
         raise UserError(f"cannot look into {root} ({error.strerror}): put {URL}/{archive}.zip at {path}") from error
     if not download:
         raise UserError(f"Omniglot is not there: put {URL}/{archive}.zip at {path}, or allow the download")
-    _download(f"{URL}/{archive}.zip", path)
+    _download(f"{URL}/{archive}.zip", path, MD5[archive])
     return path
 
 
-def _download(url: str, path: Path) -> None:
+def _download(url: str, path: Path, md5: str) -> None:
+    """Fetch a file and compare its checksum; nothing is left of a download that fails."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,16 +200,20 @@ def _download(url: str, path: Path) -> None:
         raise UserError(
             f"cannot write to {path.parent} ({reason}): choose another data folder, or put {url} at {path}"
         ) from error
-    columns = TextColumn("Downloading {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    columns = (TextColumn("Downloading {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    digest = hashlib.md5(usedforsecurity=False)
     try:
         with file, urlopen(url, timeout=30) as response, Progress(*columns, console=Console(stderr=True)) as progress:
             size = int(response.headers["Content-Length"] or 0)
             task = progress.add_task(path.name, total=size or None)
             while chunk := response.read(1 << 16):
                 file.write(chunk)
+                digest.update(chunk)
                 progress.advance(task, len(chunk))
             if file.tell() < size:
                 raise HTTPException(f"{file.tell():,} of {size:,} bytes came")
+        if digest.hexdigest() != md5:
+            raise HTTPException(f"what came has the MD5 checksum {digest.hexdigest()}, not {md5}")
         temporary.replace(path)
     except (OSError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -197,47 +225,68 @@ def _download(url: str, path: Path) -> None:
 
 
 class _Folder:
-    """An extracted archive, read like a zip file."""
+    """Read an extracted archive like a zip file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def namelist(self) -> list[str]:
+        """List the images, by path from the folder above."""
         return [f"{self.folder.name}/{p.relative_to(self.folder).as_posix()}" for p in self.folder.glob("*/*/*.png")]
 
+    def size(self, name: str) -> int:
+        """Return the bytes of an image.
+
+        Raises:
+            ValueError: the file is no regular file.
+        """
+        status = (self.folder.parent / name).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("a named pipe, a device or a folder")
+        return status.st_size
+
     def read(self, name: str) -> bytes:
+        """Return the content of an image."""
         return (self.folder.parent / name).read_bytes()
 
 
+class _Archive(zipfile.ZipFile):
+    """Read a zip file, with the sizes of its members."""
+
+    def size(self, name: str) -> int:
+        """Return the bytes of an unpacked image, of which no more are read."""
+        return self.getinfo(name).file_size
+
+
 @contextmanager
-def opened(
+def open_archive(
     root: Path, archive: str, download: bool = True
-) -> Iterator[tuple[Path, zipfile.ZipFile | _Folder, dict[str, list[str]]]]:
-    """Where an archive is, its contents, and the members of each class, both sorted.
+) -> Iterator[tuple[Path, _Archive | _Folder, dict[str, list[str]]]]:
+    """Open an archive: its path, its contents, and the members of each class, both sorted.
 
     Raises:
-        UserError: it is missing and cannot be downloaded, or is not all of its part of Omniglot.
+        UserError: the archive is missing and cannot be downloaded, or is not all of its part of Omniglot.
     """
     source = _find(root, archive, download)
-    with _opened(source) as contents:
+    with _open_source(source) as contents:
         yield source, contents, _check(archive, source, contents)
 
 
 @contextmanager
-def _opened(source: Path) -> Iterator[zipfile.ZipFile | _Folder]:
+def _open_source(source: Path) -> Iterator[_Archive | _Folder]:
     if source.is_dir():
         yield _Folder(source)
         return
     try:
-        archive = zipfile.ZipFile(source)
-    except (OSError, zipfile.BadZipFile) as error:
+        archive = _Archive(source)
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise UserError(f"{source} is no readable zip file ({error}): {_instead(source)}") from error
     with archive:
         yield archive
 
 
-def _check(archive: str, source: Path, contents: zipfile.ZipFile | _Folder) -> dict[str, list[str]]:
-    """``{"Latin/character01": [its 20 members]}``, both sorted."""
+def _check(archive: str, source: Path, contents: _Archive | _Folder) -> dict[str, list[str]]:
+    """Return ``{"Latin/character01": [its 20 members]}``, both sorted."""
     pattern = re.compile(rf"{archive}/([^/]+/character\d+)/[^/.][^/]*\.png")
     classes: dict[str, list[str]] = {}
     for member in sorted(contents.namelist()):
@@ -252,12 +301,30 @@ def _check(archive: str, source: Path, contents: zipfile.ZipFile | _Folder) -> d
     return dict(sorted(classes.items()))
 
 
-def _read(source: Path, contents: zipfile.ZipFile | _Folder, member: str, size: int, resize: str) -> NDArray[np.uint8]:
-    """``(size, size)`` uint8, ink 255."""
+def read_member(source: Path, contents: _Archive | _Folder, member: str) -> bytes:
+    """Return the file of a drawing.
+
+    Raises:
+        UserError: the member is damaged, too large, or packed in a way that cannot be read.
+    """
     try:
-        image = Image.open(io.BytesIO(contents.read(member))).convert("L")
-    except (OSError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{source} has an unreadable image {member}: {_instead(source)}") from error
+        if contents.size(member) > LARGEST_DRAWING:
+            raise ValueError(f"{contents.size(member):,} bytes")
+        return contents.read(member)
+    # A RuntimeError asks for a password or names an unknown compression.
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise _unreadable(source, member, error) from error
+
+
+def _read_drawing(source: Path, contents: _Archive | _Folder, member: str, size: int, resize: str) -> NDArray[np.uint8]:
+    """Return a drawing ``(size, size)`` uint8, ink 255."""
+    content = read_member(source, contents, member)
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content), formats=("PNG",))
+        if image.size == (SIDE, SIDE):  # else not decoded: a small file may hold very many pixels
+            image = image.convert("L")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise _unreadable(source, member, error) from error
     if image.size != (SIDE, SIDE):
         raise UserError(
             f"{source} has {member} at {image.width} x {image.height}, not {SIDE} x {SIDE}: {_instead(source)}"
@@ -271,7 +338,12 @@ def _read(source: Path, contents: zipfile.ZipFile | _Folder, member: str, size: 
     return np.asarray(Image.fromarray(inverted).resize((size, size), kernel))
 
 
+def _unreadable(source: Path, member: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{source} has an unreadable image {member} ({reason}): {_instead(source)}")
+
+
 def _instead(source: Path) -> str:
-    """What to do about a bad archive or folder."""
+    """Say what to do about a bad archive or folder."""
     archive = source.name.removesuffix(".zip")
     return f"delete it and put {URL}/{archive}.zip at {source.with_name(archive)}.zip"

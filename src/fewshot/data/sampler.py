@@ -158,7 +158,13 @@ class EpisodeSampler:
         return members[sizes >= need]
 
     def __call__(self, index: Tensor) -> Episode:
-        """The episodes of numbers ``index`` ``(B,)``."""
+        """Draw the episodes of numbers ``index`` ``(B,)``.
+
+        Raises:
+            UserError: the images on disk have changed since they were loaded.
+        """
+        if self.split.check is not None:
+            self.split.check()
         key, index = self._keys(index)
         classes = self._classes(key, index)
         turns = self._turns(key, classes)

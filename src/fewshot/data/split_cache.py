@@ -1,4 +1,4 @@
-"""Decoded splits kept on disk, so that images are read or drawn once."""
+"""Keep decoded splits on disk, so that images are read or rendered once."""
 
 import logging
 import os
@@ -14,13 +14,14 @@ from fewshot.data.split import Split
 from fewshot.errors import UserError
 
 log = logging.getLogger(__name__)
+LARGEST = 2_000_000_000  # bytes of a data set that lies in memory
 
 
 def cached(path: Path, build: Callable[[], dict[str, Split]]) -> dict[str, Split]:
-    """Reads splits from ``path``, or builds them and writes them there.
+    """Read splits from ``path``, or build and write them.
 
-    The file is replaced in one step, so a reader never sees half of it, also where several
-    processes build at once. A file that cannot be read is built again.
+    The file is replaced in one step, so a reader never sees half of it, also where several processes build at once. A
+    file that cannot be read is built again.
 
     Raises:
         UserError: the folder of ``path`` cannot be written.
@@ -63,7 +64,10 @@ def _touch(temporary: Path) -> None:
 
 
 def _write(temporary: Path, path: Path, splits: dict[str, Split]) -> None:
-    arrays = {"keys": np.array(list(splits)), "names": np.array([split.name for split in splits.values()])}
+    arrays = {
+        "keys": np.array(list(splits)),
+        "names": np.array([split.name for split in splits.values()]),
+    }
     for key, split in splits.items():
         arrays[f"{key}.images"] = split.images.numpy()
         arrays[f"{key}.counts"] = split.counts.numpy()
@@ -76,8 +80,32 @@ def _write(temporary: Path, path: Path, splits: dict[str, Split]) -> None:
         raise refused(path.parent, error) from error
 
 
+def check_memory(images: int, shape: tuple[int, int, int], setting: str) -> None:
+    """Refuse a data set that would fill the memory.
+
+    Raises:
+        UserError: so many images of ``shape`` take more than ``LARGEST`` bytes; ``setting`` says what to lower.
+    """
+    size = images * shape[0] * shape[1] * shape[2]
+    if size > LARGEST:
+        raise UserError(
+            f"{images:,} images of {shape[1]} x {shape[2]} pixels take {size / 1e9:.1f} GB, more than "
+            f"{LARGEST / 1e9:.0f} GB: lower {setting}"
+        )
+
+
+def check_image_size(image_size: int) -> None:
+    """Refuse a height and width that is no whole number above 0.
+
+    Raises:
+        UserError: the message names the setting.
+    """
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
+        raise UserError(f"data.image_size={image_size}: must be a whole number of at least 1")
+
+
 def refused(folder: Path, error: OSError) -> UserError:
-    """What to say of a cache folder that cannot be written."""
+    """Return the error for a cache folder that cannot be written."""
     reason = error.strerror or str(error)
     return UserError(
         f"cannot write to the cache folder {folder} ({reason}): set FEWSHOT_CACHE to a folder that you can write"

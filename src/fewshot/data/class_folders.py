@@ -1,0 +1,173 @@
+"""List folders of images: which folders are classes, and which files are images."""
+
+import logging
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fewshot.data.image_store import File
+from fewshot.data.paths import printable
+from fewshot.errors import UserError
+
+log = logging.getLogger(__name__)
+# Files that lie beside images and are none. Any other is expected to be an image.
+OTHER_SUFFIXES = (
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf", ".log", ".py", ".db",
+    ".ini", ".mat", ".npy", ".npz", ".pkl", ".zip", ".tar", ".gz", ".doc", ".docx", ".xls", ".xlsx",
+)  # fmt: skip
+# Folders that network storage, operating systems and Python put beside images; in lower case.
+HELPER_FOLDERS = frozenset(
+    (
+        "__macosx", "__pycache__", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin",
+        "system volume information", "lost+found", "network trash folder", "temporary items",
+    )
+)  # fmt: skip
+
+
+@dataclass
+class _Walk:
+    """Collect image files below a folder, and the folders that cannot be read.
+
+    Attributes:
+        found: (relative path of the folder, its image files).
+        unreadable: (relative path, reason).
+    """
+
+    found: list[tuple[str, list[File]]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def scan(top: Path, first_level: bool = False) -> dict[str, list[File]]:
+    """Return the folders below ``top`` that hold images, by relative path, with their files; both sorted.
+
+    Links are followed. Files in ``top`` itself belong to no class. Hidden files and folders, and folders that systems
+    create (``HELPER_FOLDERS``), are passed over. Names are in Unicode's composed form (NFC), so that one name written
+    in two ways is one class. One line names folders that cannot be read.
+
+    Args:
+        top: the folder.
+        first_level: the folders directly in ``top`` are the classes, whatever lies between these and the images.
+
+    Raises:
+        UserError: ``top`` cannot be read.
+    """
+    walk = _walk(top)
+    classes: dict[str, list[File]] = {}
+    spellings: dict[str, set[str]] = {}
+    for folder, files in walk.found:
+        if not folder:
+            continue
+        written = printable(folder.split("/")[0] if first_level else folder)
+        name = composed(written)
+        classes.setdefault(name, []).extend(files)
+        spellings.setdefault(name, set()).add(written)
+    if doubled := sorted(name for name, written in spellings.items() if len(written) > 1):
+        log.warning(
+            "%s: %d names are written in two Unicode forms, each of which is taken as one class: %s",
+            printable(top),
+            len(doubled),
+            ", ".join(doubled[:5]),
+        )
+    return {name: sorted(classes[name], key=lambda file: file.path) for name in sorted(classes)}
+
+
+def list_images(top: Path) -> list[File]:
+    """Return all image files below ``top``, and in ``top`` itself, sorted by path.
+
+    Raises:
+        UserError: ``top`` cannot be read.
+    """
+    return sorted((file for _, files in _walk(top).found for file in files), key=lambda file: file.path)
+
+
+def list_folders(top: Path) -> list[str]:
+    """Return the names of the folders in ``top`` that are neither hidden nor a system's own.
+
+    Raises:
+        UserError: ``top`` cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in os.scandir(top) if not is_helper(entry.name) and _is_folder(entry))
+    except OSError as error:
+        raise _unreadable(top, error) from error
+
+
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form, in which equal names are equal strings."""
+    return unicodedata.normalize("NFC", name)
+
+
+def is_helper(name: str) -> bool:
+    """Tell whether a file or folder is hidden or a system's own."""
+    return name.startswith(".") or name.casefold() in HELPER_FOLDERS
+
+
+def file_state(entry: os.DirEntry[str]) -> File:
+    """Return a file with its size and modification time; zeros for a link to nothing."""
+    try:
+        status = entry.stat()
+    except OSError:  # the decoder says so
+        return File(entry.path, 0, 0)
+    return File(entry.path, status.st_size, status.st_mtime_ns)
+
+
+def _walk(top: Path) -> _Walk:
+    walk = _Walk()
+    todo: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(top), "", frozenset())]
+    while todo:
+        folder, name, above = todo.pop()
+        files: list[File] = []
+        try:
+            status = os.stat(folder)
+            here = (status.st_dev, status.st_ino)
+            if here in above:  # a link to a folder above itself
+                continue
+            for entry in _entries(folder, name, walk):
+                if entry.is_dir():
+                    todo.append((entry.path, f"{name}/{entry.name}" if name else entry.name, above | {here}))
+                elif not entry.name.lower().endswith(OTHER_SUFFIXES):
+                    files.append(file_state(entry))
+        except OSError as error:
+            if not name:
+                raise _unreadable(top, error) from error
+            walk.unreadable.append((name, error.strerror or str(error)))
+        if files:
+            walk.found.append((name, files))
+    if walk.unreadable:
+        shown = ", ".join(f"{printable(name)} ({reason})" for name, reason in walk.unreadable[:3])
+        more = f" and {len(walk.unreadable) - 3} more" if len(walk.unreadable) > 3 else ""
+        log.warning(
+            "%s: %d folders or links cannot be read and are left out: %s%s",
+            printable(top),
+            len(walk.unreadable),
+            shown,
+            more,
+        )
+    return walk
+
+
+def _entries(folder: str, name: str, walk: _Walk) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies in a folder, without helpers and without links to themselves."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_helper(entry.name):
+                continue
+            try:
+                entry.is_dir()
+            except OSError as error:
+                walk.unreadable.append((f"{name}/{entry.name}" if name else entry.name, error.strerror or str(error)))
+            else:
+                yield entry
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _unreadable(top: Path, error: OSError) -> UserError:
+    return UserError(f"{printable(top)} cannot be read ({error.strerror or error}): allow it, or name another folder")

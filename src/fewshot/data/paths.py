@@ -1,0 +1,34 @@
+"""Check the paths that users name: home folders, the cache folder, names that cannot be printed."""
+
+import os
+from pathlib import Path
+
+from fewshot.errors import UserError
+
+DEFAULT_CACHE = "~/.cache/fewshot"
+
+
+def expand_home(path: str | Path, setting: str) -> Path:
+    """Return ``path`` with ``~`` replaced by the home folder.
+
+    Raises:
+        UserError: the user has no home folder, as in many containers; ``setting`` says what to type.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: this user has no home folder: {setting}") from error
+
+
+def cache_folder(cache_dir: str | Path) -> Path:
+    """Return the folder for caches; an empty setting means the default.
+
+    Raises:
+        UserError: the folder lies in a home folder that does not exist.
+    """
+    return expand_home(str(cache_dir).strip() or DEFAULT_CACHE, "set FEWSHOT_CACHE to a folder that you can write")
+
+
+def printable(path: str | Path) -> str:
+    """Return a file name that can be printed; bytes that are not UTF-8 become escapes such as ``\\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
