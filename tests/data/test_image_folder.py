@@ -556,3 +556,12 @@ def test_a_disk_that_is_full_is_one_line(split_root, monkeypatch):
     assert not list((split_root.parent / "cache").glob("*.npy"))
     monkeypatch.undo()
     assert load(split_root)
+
+
+def test_names_with_escape_sequences_are_shown_escaped(split_root, caplog):
+    (split_root / "train" / "train a" / "\x1b[31mred\n.png").write_text("no image")
+    paint(split_root / "train" / "\x1b[0m" / "1.png", 99)
+    load(split_root, least={"train": [2]})
+    assert "\\x1b[31mred\\n.png (not an image" in caplog.text
+    assert "\\x1b[0m (1)" in caplog.text
+    assert "\x1b" not in caplog.text

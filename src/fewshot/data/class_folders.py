@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewshot.data.image_store import File
-from fewshot.data.paths import printable
+from fewshot.data.paths import utf8_name
 from fewshot.errors import UserError
+from fewshot.files import printable
 
 log = logging.getLogger(__name__)
 # Files that lie beside images and are none. Any other is expected to be an image.
@@ -59,16 +60,16 @@ def scan(top: Path, first_level: bool = False) -> dict[str, list[File]]:
     for folder, files in walk.found:
         if not folder:
             continue
-        written = printable(folder.split("/")[0] if first_level else folder)
+        written = utf8_name(folder.split("/")[0] if first_level else folder)
         name = composed(written)
         classes.setdefault(name, []).extend(files)
         spellings.setdefault(name, set()).add(written)
     if doubled := sorted(name for name, written in spellings.items() if len(written) > 1):
         log.warning(
             "%s: %d names are written in two Unicode forms, each of which is taken as one class: %s",
-            printable(top),
+            printable(str(top)),
             len(doubled),
-            ", ".join(doubled[:5]),
+            printable(", ".join(doubled[:5])),
         )
     return {name: sorted(classes[name], key=lambda file: file.path) for name in sorted(classes)}
 
@@ -140,7 +141,7 @@ def _walk(top: Path) -> _Walk:
         more = f" and {len(walk.unreadable) - 3} more" if len(walk.unreadable) > 3 else ""
         log.warning(
             "%s: %d folders or links cannot be read and are left out: %s%s",
-            printable(top),
+            printable(str(top)),
             len(walk.unreadable),
             shown,
             more,
@@ -170,4 +171,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _unreadable(top: Path, error: OSError) -> UserError:
-    return UserError(f"{printable(top)} cannot be read ({error.strerror or error}): allow it, or name another folder")
+    return UserError(
+        f"{printable(str(top))} cannot be read ({error.strerror or error}): allow it, or name another folder"
+    )

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from fewshot.data.images import FULL_SCALE, Decoding, Unreadable, decode_files
-from fewshot.data.paths import cache_folder, printable
+from fewshot.data.paths import cache_folder
 from fewshot.data.split import Split
 from fewshot.data.split_cache import refused
 from fewshot.errors import UserError
-from fewshot.files import write_bytes
+from fewshot.files import printable, write_bytes
 
 log = logging.getLogger(__name__)
 VERSION = 2  # raise it when the decoding changes, so that stores are built again
@@ -241,7 +241,7 @@ def _build(store: Path, fingerprint: str, root: Path, listing: Listing, decoding
     notes.twins = twins.pairs
     _write_unreadable(store, notes.unreadable)
     content: dict[str, Any] = {
-        "root": printable(root),
+        "root": printable(str(root)),
         "fingerprint": fingerprint,
         "images": images.name,
         "shape": shape,
@@ -330,7 +330,7 @@ def keep_large_classes(splits: dict[str, Split], least: Mapping[str, int], root:
             )
         kept[name] = split.only(~few) if few.any() else split
         if few.any():
-            named = [f"{split.classes[i]} ({split.counts[i]})" for i in few.nonzero()[:, 0].tolist()]
+            named = [f"{printable(split.classes[i])} ({split.counts[i]})" for i in few.nonzero()[:, 0].tolist()]
             more = f" and {len(named) - 20} more" if len(named) > 20 else ""
             left_out.append(f"{len(named)} of {len(few)} in {name}, which needs {need}: {', '.join(named[:20])}{more}")
     if left_out:

@@ -1,4 +1,4 @@
-"""Check the paths that users name: home folders, the cache folder, names that cannot be printed."""
+"""Check the paths that users name: home folders, the cache folder, names that are not UTF-8."""
 
 import os
 from pathlib import Path
@@ -29,6 +29,6 @@ def cache_folder(cache_dir: str | Path) -> Path:
     return expand_home(str(cache_dir).strip() or DEFAULT_CACHE, "set FEWSHOT_CACHE to a folder that you can write")
 
 
-def printable(path: str | Path) -> str:
-    """Return a file name that can be printed; bytes that are not UTF-8 become escapes such as ``\\xe9``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def utf8_name(name: str) -> str:
+    """Return a file name that can be encoded; bytes that are not UTF-8 become escapes such as ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
