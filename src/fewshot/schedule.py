@@ -1,7 +1,7 @@
 """Learning-rate schedules over the budget of a run, in steps or in time.
 
 A schedule maps ``(step, spent)`` to a factor of the learning rate; ``spent`` in [0, 1] is the part of
-the budget that is gone. The budget in time needs this form: the number of steps is not known beforehand.
+the budget that is gone. A budget in time needs this form: the number of steps is not known beforehand.
 """
 
 import math
@@ -15,37 +15,53 @@ Schedule = Callable[[int, float], float]
 
 
 def constant(step: int, spent: float) -> float:
-    """No change."""
+    """Return 1 at every step."""
     return 1.0
 
 
 def cosine(step: int, spent: float, start: float = 0.0) -> float:
-    """From 1 to 0 along half a cosine (Loshchilov and Hutter 2017), beginning at ``start`` of the budget."""
+    """Fall from 1 to 0 along half a cosine, beginning at ``start`` of the budget.
+
+    Loshchilov and Hutter 2017, without restarts.
+    """
     return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, spent - start) / (1 - start))))
 
 
 def halving(step: int, spent: float, every: int = 2000) -> float:
-    """Half as much after each ``every`` steps (Snell et al. 2017)."""
+    """Halve the rate after each ``every`` steps (Snell et al. 2017)."""
     return 0.5 ** (step // every)
 
 
 def budget_spent(trainer: pl.Trainer) -> float:
-    """The part of a trainer's budget that is gone: of its steps, or of its time where steps are not limited.
+    """Return the part of a trainer's budget that is spent, from 0 to 1.
 
-    Steps come first, so that a run with a budget in steps is the same run on a slower machine.
+    Steps count where they are limited, so that a slower machine trains the same run; else time counts.
     """
     if trainer.max_steps > 0:
         return trainer.global_step / trainer.max_steps
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
-            elapsed = callback.time_elapsed()
+    for timer in _timers(trainer):
+        if (left := timer.time_remaining()) is not None:
+            elapsed = timer.time_elapsed()
             spent = min(1.0, elapsed / (elapsed + max(left, 1e-9)))
             return trainer.strategy.broadcast(spent)  # several processes follow one clock
     return 0.0
 
 
+def time_left(trainer: pl.Trainer, seconds_per_step: float | None) -> float | None:
+    """Return the seconds until the budget is spent; None if unknown or unlimited."""
+    limits = [left for timer in _timers(trainer) if (left := timer.time_remaining()) is not None]
+    if trainer.max_steps > 0 and seconds_per_step is not None:
+        limits.append((trainer.max_steps - trainer.global_step) * seconds_per_step)
+    return min(limits, default=None)
+
+
+def _timers(trainer: pl.Trainer) -> list[Timer]:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, Timer)]
+
+
 def with_initial_rate(optimizer: Optimizer) -> Optimizer:
-    """Remember each group's learning rate, which ``scale_rate`` scales."""
+    """Store each group's learning rate for ``scale_rate``."""
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer
