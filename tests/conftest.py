@@ -1,6 +1,7 @@
-"""Fixtures for all tests: a small made-up data set, one thread a worker, no cache of the user's."""
+"""Provide a small synthetic data set, one thread for each worker and a server of commands."""
 
 import os
+from collections.abc import Iterator
 
 # Two workers with all cores each would wait for one another; before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,26 +24,27 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def split() -> Split:
+    """Return 30 synthetic classes."""
     return synthetic_split()
 
 
 @pytest.fixture
 def episodes(split: Split) -> Episode:
-    """Four 5-way 2-shot tasks with 3 queries a class, in the default dtype."""
+    """Return four 5-way 2-shot tasks with 3 queries per class, in the default dtype."""
     return EpisodeSampler(split, 5, 2, 3, seed=0)(torch.arange(4))
 
 
 @pytest.fixture
-def float64():
-    """Everything in double precision, for comparisons with the truth."""
+def float64() -> Iterator[None]:
+    """Compute in double precision, for comparisons with exact values."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="session")
-def run_server():
-    """Runs the command; see ``RunServer.run``."""
-    held = RunServer()
-    yield held
-    held.close()
+def run_server() -> Iterator[RunServer]:
+    """Provide the process that starts commands without their imports."""
+    server = RunServer()
+    yield server
+    server.close()

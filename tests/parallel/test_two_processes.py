@@ -2,37 +2,29 @@
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from methods_table import TRAINED
+from run_server import RunServer
 
 WORKER = Path(__file__).parent / "worker.py"
 
 
-def launch(processes: int, *arguments: str) -> dict:
+def launch(server: RunServer, processes: int, *arguments: str) -> dict:
+    """Return the results of ``worker.py ARGUMENTS`` in one or more processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     workers = []
     for rank in range(processes):
         own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": processes,
                "LOCAL_WORLD_SIZE": processes, "TORCHELASTIC_RUN_ID": "test"} if processes > 1 else {}  # fmt: skip
         environment = shared | {name: str(value) for name, value in own.items()}
-        workers.append(
-            subprocess.Popen(
-                [sys.executable, str(WORKER), *arguments],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        workers.append(server.start(arguments, Path(arguments[-1]), environment, WORKER))
     for worker in workers:
         text, _ = worker.communicate(timeout=240)
         assert worker.returncode == 0, text
@@ -54,13 +46,13 @@ ALL = [(name, engine) for name in TRAINED for engine in ("vmap", "loop")]
     ("name", "engine"),
     [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ALL if pair not in QUICK)],
 )
-def test_two_processes_are_one(name, engine, tmp_path):
+def test_two_processes_are_one(name, engine, run_server, tmp_path):
     """The same weights, running statistics, scores of every test episode and logged means; 5 tasks shared by 2."""
     found = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         folder.mkdir()
-        found.append(launch(processes, name, engine, str(folder)))
+        found.append(launch(run_server, processes, name, engine, str(folder)))
     alone, shared = found
     assert [row[::2] for row in alone["rows"]] == [row[::2] for row in shared["rows"]]  # number and fingerprint
     accuracies = [torch.tensor([row[1] for row in part["rows"]]) for part in found]
