@@ -4,6 +4,7 @@
 The processes that a run starts for distributed training are forked from the same server.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -166,7 +167,6 @@ def serve(listener: socket.socket, address: str) -> None:
     sys.path.insert(0, str(ROOT / "src"))
     from hydra.core.plugins import Plugins
 
-    import fewshot.report.build
     from fewshot.command import spawn
 
     Plugins.instance()  # imports launchers and sweepers
@@ -176,6 +176,7 @@ def serve(listener: socket.socket, address: str) -> None:
     elastic_launch = spawn.elastic_launch
     spawn.elastic_launch = lambda config, python: elastic_launch(config, str(stub))
 
+    gc.freeze()  # else each process would visit, and so copy, all objects of the imports when it ends
     while sys.stdin.buffer not in select.select([listener, sys.stdin.buffer], [], [])[0]:
         connection, _ = listener.accept()
         if not os.fork():
