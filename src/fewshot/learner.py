@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewshot import rng
-from fewshot.data.affine import Affine
+from fewshot.augment import Affine
 from fewshot.data.images import decode_all
 from fewshot.episode import Episode
 from fewshot.errors import UserError
@@ -57,7 +57,7 @@ class Learner:
             unlabeled: images of the same classes, for the methods that use them.
             generator: False lets a MetaGAN adapt as its classifier alone would, without generated images.
             views: the method adapts to so many versions of the images, and probabilities are means over them: as
-                they are, and turned, scaled, sheared and shifted by little (see ``fewshot.data.affine``).
+                they are, and turned, scaled, sheared and shifted by little (see ``fewshot.augment``).
 
         Raises:
             UserError: the images are not what the network takes, there are fewer than two classes, or the

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from fewshot.augment import sample
+from fewshot import augment, rng
+from fewshot.augment import Affine, warp
 from fewshot.data import EpisodeData, EpisodeSampler, Task
-from fewshot.data.affine import Affine
 from fewshot.errors import UserError
 from synthetic_data import synthetic_split
 
@@ -40,9 +40,9 @@ def test_maps_by_hand(numbers, place, wanted):
 def test_a_quarter_turn_and_a_whole_shift_move_pixels(float64):
     x = torch.rand(1, 2, 9, 9)
     turn = Affine(degrees=90).matrices(torch.tensor([[1.0, 0, 0, 0, 0, 0]]))
-    torch.testing.assert_close(sample(x, turn), torch.rot90(x, -1, (2, 3)))
+    torch.testing.assert_close(warp(x, turn), torch.rot90(x, -1, (2, 3)))
     shift = Affine(shift=1 / 9).matrices(torch.tensor([[0.0, 0, 0, 0, 1, 1]]))
-    seen = sample(x, shift)
+    seen = warp(x, shift)
     torch.testing.assert_close(seen[..., 1:, 1:], x[..., :-1, :-1])
     torch.testing.assert_close(seen[..., 0, 1:], x[..., 0, :-1])  # what comes in is the edge
 
@@ -103,8 +103,6 @@ def test_training_only_and_labels_stay(split):
     # Support, query and unlabelled images are changed by numbers of their own.
     sampler = EpisodeSampler(synthetic_split(), 5, 1, 1, seed=0, augment=Affine())
     x = torch.rand(8, 8).expand(1, 5, 1, 8, 8)
-    from fewshot import rng
-
     seen = [Affine()(x, rng.bits(torch.tensor([1]), 12, stream)) for stream in (2, 3, 5)]
     assert len({tuple(images.flatten().tolist()) for images in seen}) == 3
     alone, together = sampler(torch.tensor([3])), sampler(torch.arange(5))
@@ -119,11 +117,34 @@ def test_training_only_and_labels_stay(split):
 )  # fmt: skip
 def test_settings_are_checked(setting, message):
     with pytest.raises(UserError, match=message):
-        Affine.of(setting)
+        Affine.from_setting(setting)
 
 
 def test_settings():
-    assert Affine.of(None) is None
-    assert Affine.of(False) is None
-    assert Affine.of(True) == Affine()
-    assert Affine.of({"degrees": 5}) == Affine(degrees=5)
+    assert Affine.from_setting(None) is None
+    assert Affine.from_setting(False) is None
+    assert Affine.from_setting(True) == Affine()
+    assert Affine.from_setting({"degrees": 5}) == Affine(degrees=5)
+
+
+def test_numbers_are_those_of_earlier_versions():
+    """Recorded before the augmentations came into one file: results depend on each of these."""
+    u = torch.tensor([[0.3, -0.2, 0.5, -0.7, 0.1, 0.9]], dtype=torch.float64)
+    wanted = [0.906183566264076, 0.07928078912159962, -0.023138723833692466,
+              -0.06085576307319051, 1.161197133435551, -0.14842740625495382]  # fmt: skip
+    assert Affine().matrices(u).flatten().tolist() == pytest.approx(wanted, rel=1e-12)
+    x, key = torch.arange(64, dtype=torch.float64).view(1, 1, 8, 8) / 64, rng.key(5)
+    for changed, row in (
+        (augment.strong(x, key, 2), [0.33138436563880364, 0.3342587182309024, 0.35403670670874715,
+                                     0.37381469518659194]),
+        (augment.weak(x, key, 2, shift=0.25), [0.375, 0.390625, 0.40625, 0.421875]),
+        (Affine()(x[None], key[None])[0], [0.49968554657496445, 0.49395159119133264, 0.48821763580770067,
+                                           0.4824836804240687]),
+    ):  # fmt: skip
+        assert changed[0, 0, 3, :4].tolist() == pytest.approx(row, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [(0.8, 1.2), 1.0, -0.1, True, "far"])
+def test_scale_is_one_number_everywhere(scale):
+    with pytest.raises(UserError, match="must be the largest change of a size, from 0 to below 1"):
+        augment.strong(torch.rand(1, 1, 4, 4), rng.key(0), 0, scale=scale)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fewshot import rng
-from fewshot.data.affine import Affine
+from fewshot.augment import Affine
 from fewshot.data.rotations import copies
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split

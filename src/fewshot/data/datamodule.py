@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fewshot.data.affine import Affine
+from fewshot.augment import Affine
 from fewshot.data.batches import ClassBatches
 from fewshot.data.rotations import copies
 from fewshot.data.sampler import EpisodeSampler
@@ -86,7 +86,7 @@ class EpisodeData(pl.LightningDataModule):
         self.rotations, self.mean, self.std, self.eval_batch = rotations, mean, std, eval_batch
         self.label_fraction = label_fraction
         self.eval_rotations = rotations if eval_rotations is None else eval_rotations
-        self.within, self.eval_within, self.augment = within, eval_within, Affine.of(augment)
+        self.within, self.eval_within, self.augment = within, eval_within, Affine.from_setting(augment)
         self.splits: dict[str, Split] = {}
         self._samplers: dict[str, EpisodeSampler] = {}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot import rng
-from fewshot.data.affine import Affine
+from fewshot.augment import Affine
 from fewshot.data.rotations import Turns, copies, turn_name
 from fewshot.data.split import Split
 from fewshot.episode import Episode
