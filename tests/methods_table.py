@@ -1,8 +1,13 @@
-"""Every method once: the rows of the contract tests. A new method is one new row."""
+"""List every method once: the rows of the contract tests. A new method is one new row.
 
-from collections.abc import Callable
-from dataclasses import replace
+All other lists of methods in the tests are derived from these rows.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,8 +33,6 @@ from fewshot.schedule import constant, cosine
 
 SIZE, WAYS = 8, 5
 adam = partial(torch.optim.Adam, lr=1e-2)
-# Fakes that weigh little, for hosts whose own loss is small (squared error) or falls slowly.
-LIGHT = {"outer_real": 0.03, "outer_fake": 0.03}
 
 
 def backbone(norm: str = "batch"):
@@ -82,52 +85,160 @@ def metagan(host: Callable[..., Method], engine: Engine, host_options: dict | No
     return MetaGAN(wrapped, encoder, generator, partial(torch.optim.Adam, lr=1e-3), constant, **settings)
 
 
-METHODS: dict[str, Callable[[Engine], Method]] = {
-    "maml": maml,
-    "maml_mlp": lambda engine: maml(engine, network=mlp(1, SIZE, (16, 8))),
-    "fomaml": partial(maml, second_order=False),
-    "anil": partial(maml, adapt="head"),
-    "boil": partial(maml, adapt="body"),
-    "meta_sgd": partial(maml, learn_rates=True),
-    "maml_lora": partial(maml, adapt="lora", rank=2),
-    # About half of a fresh classifier's predictions are surer than this, after one step.
-    "maml_pseudo": lambda engine: maml(engine, pseudo_labels=PseudoLabels(threshold=0.204)),
-    "protonet": protonet,
-    "protonet_cosine": partial(protonet, distance="cosine"),
-    "soft_kmeans": lambda engine: protonet(engine, refinement=SoftKMeans(steps=2)),
-    "masked_soft_kmeans": lambda engine: protonet(engine, refinement=MaskedSoftKMeans()),
-    "n_pair": n_pair,
-    "nca_cosine": partial(n_pair, loss="nca", distance="cosine", scale=10.0),
-    "relation": relation,
-    "relation_ce": partial(relation, loss="cross_entropy"),
-    "matching": matching,
-    "matching_full_context": partial(matching, full_context=True, processing_steps=3),
-    "metagan": partial(metagan, maml),
-    "metagan_features": partial(metagan, maml, generator_loss="feature_matching", fake_logit="learned"),
-    "metagan_fomaml": partial(metagan, partial(maml, second_order=False)),
-    "metagan_protonet": partial(metagan, protonet, fake_logit="learned"),
-    "metagan_relation": partial(metagan, relation, **LIGHT),
-    "metagan_matching": partial(metagan, matching, fake_logit="learned", **LIGHT),
-    "baseline": baseline,
-    "baseline_pp": partial(baseline, head="cosine", schedule=cosine),
-    "reptile": reptile,
-    "nearest": lambda engine: NearestNeighbour(engine=engine, bn="transductive"),
-}
-TRAINED = [name for name in METHODS if name != "nearest"]
+@dataclass(frozen=True)
+class Row:
+    """Describe a method to the contract tests; the tests check every claim.
+
+    Attributes:
+        name: the name of the recipe in conf/method, where the method has a recipe.
+        make: builds the method for an engine.
+        any_ways: predicts tasks of any number of classes, whatever the training tasks had.
+        permutes_labels: permuted class numbers permute the predictions, and change nothing else.
+        transductive: under ``bn=transductive`` the prediction of a query image depends on the other query images.
+        ordered: the prediction depends on the order of the support images.
+        keeps_running_statistics: training keeps running averages whatever ``bn`` is.
+        adapts: gradient steps fit a task in evaluation.
+        needs_unlabelled: a task without unlabelled images is refused.
+        trains: has parameters to train.
+        on_minibatches: trains on minibatches of all training classes, not on tasks.
+        hosts_metagan: MetaGAN can wrap the method; the table then makes a row ``metagan_<name>``.
+        metagan_options: what MetaGAN needs around this method.
+        constant: parameters that the loss cannot depend on, whatever the data.
+        host: of a row of MetaGAN, the name of the wrapped row.
+        generated: the table made the row from its host's.
+    """
+
+    name: str
+    make: Callable[[Engine], Method]
+    any_ways: bool = True
+    permutes_labels: bool = True
+    transductive: bool = True
+    ordered: bool = False
+    keeps_running_statistics: bool = False
+    adapts: bool = False
+    needs_unlabelled: bool = False
+    trains: bool = True
+    on_minibatches: bool = False
+    hosts_metagan: bool = False
+    metagan_options: Mapping[str, Any] = field(default_factory=dict)
+    constant: frozenset[str] = frozenset()
+    host: str | None = None
+    generated: bool = False
+
+    @property
+    def long(self) -> bool:
+        """Return whether tests of minutes run by default; a generated row without a recipe differs in its host only."""
+        return not self.generated or self.name in RECIPES
+
+
+# conf/method, where every name is a row.
+RECIPES = sorted(file.stem for file in (Path(__file__).parents[1] / "conf" / "method").glob("*.yaml"))
+
+# Methods that adapt a network of N outputs, and methods that compare embeddings.
+ADAPTS: dict[str, Any] = {"any_ways": False, "permutes_labels": False, "adapts": True}
+HOSTS: dict[str, Any] = {"hosts_metagan": True}
+EMBEDS = HOSTS | {"keeps_running_statistics": True}
+# Fakes that weigh little, for hosts whose own loss is small (squared error) or falls slowly.
+LIGHT = {"outer_real": 0.03, "outer_fake": 0.03}
+# Distances and cosines have no zero of their own.
+LEARNED = {"fake_logit": "learned"}
+
+ROWS = [
+    Row("maml", maml, **ADAPTS, **HOSTS),
+    Row("maml_mlp", lambda engine: maml(engine, network=mlp(1, SIZE, (16, 8))), **ADAPTS, **HOSTS),
+    Row("fomaml", partial(maml, second_order=False), **ADAPTS, **HOSTS),
+    Row("anil", partial(maml, adapt="head"), **ADAPTS, **HOSTS),
+    Row("boil", partial(maml, adapt="body"), **ADAPTS, **HOSTS),
+    Row("meta_sgd", partial(maml, learn_rates=True), **ADAPTS, **HOSTS),
+    Row("maml_lora", partial(maml, adapt="lora", rank=2), **ADAPTS, **HOSTS),
+    Row(
+        "maml_pseudo",
+        # About half of a fresh classifier's predictions are surer than this, after one step.
+        lambda engine: maml(engine, pseudo_labels=PseudoLabels(threshold=0.204)),
+        needs_unlabelled=True,
+        **ADAPTS,
+        **HOSTS,
+    ),
+    Row("protonet", protonet, metagan_options=LEARNED, **EMBEDS),
+    Row("protonet_cosine", partial(protonet, distance="cosine"), metagan_options=LEARNED, **EMBEDS),
+    Row(
+        "soft_kmeans",
+        lambda engine: protonet(engine, refinement=SoftKMeans(steps=2)),
+        needs_unlabelled=True,
+        metagan_options=LEARNED,
+        **EMBEDS,
+    ),
+    Row(
+        "masked_soft_kmeans",
+        lambda engine: protonet(engine, refinement=MaskedSoftKMeans()),
+        needs_unlabelled=True,
+        metagan_options=LEARNED,
+        **EMBEDS,
+    ),
+    Row("n_pair", n_pair, keeps_running_statistics=True),
+    Row("nca_cosine", partial(n_pair, loss="nca", distance="cosine", scale=10.0), keeps_running_statistics=True),
+    Row("relation", relation, metagan_options=LIGHT, **HOSTS),
+    Row(
+        "relation_ce",
+        partial(relation, loss="cross_entropy"),
+        constant=frozenset({"relation.head.10.bias"}),  # one number added to every score: a softmax ignores it
+        metagan_options=LIGHT,
+        **HOSTS,
+    ),
+    Row("matching", matching, metagan_options=LEARNED | LIGHT, **EMBEDS),
+    Row(
+        "matching_full_context",
+        partial(matching, full_context=True, processing_steps=3),
+        ordered=True,
+        metagan_options=LEARNED | LIGHT,
+        **EMBEDS,
+    ),
+    Row("baseline", baseline, keeps_running_statistics=True, adapts=True, on_minibatches=True),
+    Row(
+        "baseline_pp",
+        partial(baseline, head="cosine", schedule=cosine),
+        keeps_running_statistics=True,
+        adapts=True,
+        on_minibatches=True,
+    ),
+    Row("reptile", reptile, **ADAPTS),
+    Row("nearest", lambda engine: NearestNeighbour(engine=engine, bn="transductive"), transductive=False, trains=False),
+]
+
+
+def around(host: Row, name: str | None = None, **options: Any) -> Row:
+    """Return the row of MetaGAN around a host: the host's claims, with MetaGAN's own."""
+    settings = {**host.metagan_options, **options}
+    make = partial(metagan, host.make, **settings)
+    return replace(
+        host, name=name or f"metagan_{host.name}", make=make, hosts_metagan=False, metagan_options={},
+        constant=frozenset(), host=host.name, generated=name is None,
+    )  # fmt: skip
+
+
+MAML_ROW = ROWS[0]
+ROWS += [
+    around(MAML_ROW, "metagan"),
+    around(MAML_ROW, "metagan_features", generator_loss="feature_matching", fake_logit="learned"),
+    *(around(row) for row in ROWS[1:] if row.hosts_metagan),
+]
+METHODS: dict[str, Row] = {row.name: row for row in ROWS}
+TRAINED = [row.name for row in ROWS if row.trains]
 
 
 def build(name: str, engine: Engine, seed: int = 0) -> Method:
+    """Build the method of a row, with weights from a seed."""
     torch.manual_seed(seed)
-    return METHODS[name](engine)
+    return METHODS[name].make(engine)
 
 
 def training_task(name: str, task: Task) -> Task:
-    """``task`` with the training that a method needs."""
-    return replace(task, train_batch=16) if name.startswith("baseline") else task
+    """Return ``task`` with the training that a method needs."""
+    return replace(task, train_batch=16) if METHODS[name].on_minibatches else task
 
 
 def with_head(method: Method, classes: int = 30) -> Method:
-    """With as many outputs as ``synthetic_split`` has classes, where a method learns that from its data."""
+    """Give a method as many outputs as ``synthetic_split`` has classes, where the data says how many."""
     for layer in method.modules():
         if isinstance(layer, ClassHead):
             layer.resize(classes)
@@ -135,7 +246,7 @@ def with_head(method: Method, classes: int = 30) -> Method:
 
 
 def outer_gradient(method: Method, episodes) -> dict[str, torch.Tensor]:
-    """The gradient that a training step would hand to the optimisers."""
+    """Return the gradient that a training step would hand to the optimisers."""
     method.train()
     with_head(method)
     method.prepare(episodes)
@@ -146,6 +257,6 @@ def outer_gradient(method: Method, episodes) -> dict[str, torch.Tensor]:
 
 
 def objective(method: Method, episodes) -> torch.Tensor:
-    """The mean objective over tasks."""
+    """Return the mean objective over tasks."""
     method.train()
     return torch.cat([method.each(method.task_terms, c)["objective"] for c in method.chunks(episodes)]).mean()

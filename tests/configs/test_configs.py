@@ -1,4 +1,4 @@
-"""Every config composes, and every method's builds the method that its name says."""
+"""Check that every config composes, and builds the method that its name says."""
 
 import re
 from pathlib import Path
@@ -11,19 +11,12 @@ from omegaconf import OmegaConf
 
 import fewshot.command.run_folder  # noqa: F401 - resolvers of conf/config.yaml
 from fewshot.data import Task
-from fewshot.methods import (
-    MAML,
-    Baseline,
-    MatchingNet,
-    MetaGAN,
-    NearestNeighbour,
-    NPair,
-    ProtoNet,
-    RelationNet,
-    Reptile,
-)
+from fewshot.engines import VmapEngine
+from fewshot.methods import ProtoNet
+from methods_table import METHODS, RECIPES, build
 
-CONF = Path(__file__).parents[2] / "conf"
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
 
 
 def names(group: str) -> list[str]:
@@ -35,25 +28,17 @@ def composed(*overrides: str):
         return compose("config", overrides=list(overrides))
 
 
-CLASSES = {
-    "maml": MAML, "fomaml": MAML, "anil": MAML, "boil": MAML, "meta_sgd": MAML, "protonet": ProtoNet,
-    "metagan": MetaGAN, "metagan_protonet": MetaGAN, "nearest": NearestNeighbour,
-    "maml_pseudo": MAML, "soft_kmeans": ProtoNet, "masked_soft_kmeans": ProtoNet,
-    "relation": RelationNet, "matching": MatchingNet, "metagan_fomaml": MetaGAN, "metagan_relation": MetaGAN,
-    "metagan_matching": MetaGAN, "baseline": Baseline, "baseline_pp": Baseline, "reptile": Reptile,
-    "n_pair": NPair,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("method", names("method"))
 @pytest.mark.parametrize("data", ["glyphs", "omniglot"])
 def test_methods_build_on_every_data_set(method, data):
     cfg = composed(f"method={method}", f"data={data}")
     built = instantiate(cfg.method)
-    assert type(built) is CLASSES[method]
+    assert type(built) is type(build(method, VmapEngine()))
+    if METHODS[method].host:
+        assert type(built.host) is type(build(METHODS[method].host, VmapEngine()))
     x = torch.rand(5, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
     network = built.network.backbone if hasattr(built.network, "backbone") else built.network
-    assert network(x).shape == (5, built.features if method != "nearest" else x[0].numel())
+    assert network(x).shape == (5, built.features if METHODS[method].trains else x[0].numel())
 
 
 @pytest.mark.parametrize("backbone", names("backbone"))
@@ -86,9 +71,27 @@ def test_experiments_compose_and_build(experiment):
     Task(**cfg.task)
 
 
+def parts(file: str) -> tuple[str, str, str]:
+    """Return the data set, the task and the method that the name of a tuned file is made of."""
+    (data,) = (name for name in names("data") if file.startswith(f"{name}_"))
+    task, method = file.removeprefix(f"{data}_").split("_", 1)
+    return data, task, method
+
+
+def test_names_of_tuned_files_with_underscores_are_understood():
+    assert parts("cifar_fs_5w5s_metagan_protonet") == ("cifar_fs", "5w5s", "metagan_protonet")
+    assert parts("mini_imagenet_5w1s_maml") == ("mini_imagenet", "5w1s", "maml")
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_the_documents_name_every_method(method):
+    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert any(f"`{method}`" in file.read_text(encoding="utf-8") for file in documents), f"no document names {method}"
+
+
 @pytest.mark.parametrize("file", names("tuned"))
 def test_tuned_files_are_found_by_the_plain_command(file):
-    data, task, method = file.split("_", 2)
+    data, task, method = parts(file)
     cfg = composed(f"data={data}", f"task={task}", f"method={method}")
     own = OmegaConf.load(CONF / "tuned" / f"{file}.yaml")
     for key in ("task", "method", "trainer"):

@@ -10,6 +10,7 @@ import torch
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
 from fewshot.callbacks import Confusion, Embedding, Figures, InnerSteps, Scores
 from fewshot.data import EpisodeData, Task

@@ -16,9 +16,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "src"))  # also as a script
+
+from methods_table import RECIPES, TRAINED
+
 ROOT = Path(__file__).parents[2]
-METHODS = ("protonet", "maml", "metagan", "metagan_protonet", "fomaml", "relation", "matching", "anil", "meta_sgd",
-           "soft_kmeans", "maml_pseudo", "metagan_relation", "baseline", "baseline_pp", "reptile")  # fmt: skip
+METHODS = [name for name in TRAINED if name in RECIPES]
 # Neither the interval of validation nor that of logging divides the budget.
 SMALL = ("trainer.max_steps=14", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2", "backbone.width=8",
          "task.test_episodes=20", "task.val_episodes=8", "task.meta_batch=2", "task.queries=3",

@@ -19,7 +19,7 @@ from fewshot.methods import MaskedSoftKMeans, PseudoLabels, SoftKMeans
 from fewshot.methods.soft_kmeans import statistics
 from fewshot.networks import Prediction
 from fewshot.networks.norm_layers import Statistics, normalising
-from methods_table import build, maml, metagan, outer_gradient, protonet
+from methods_table import ROWS, build, maml, metagan, outer_gradient, protonet
 from synthetic_data import synthetic_split
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -266,7 +266,7 @@ class TestPseudoLabels:
         assert not any(torch.allclose(a, b) for i, a in enumerate(logits) for b in logits[:i])
 
 
-@pytest.mark.parametrize("name", ["soft_kmeans", "masked_soft_kmeans", "maml_pseudo"])
+@pytest.mark.parametrize("name", [row.name for row in ROWS if row.needs_unlabelled])
 def test_episodes_without_unlabelled_images_are_refused(name, episodes):
     with pytest.raises(UserError, match=r"needs task\.unlabeled of at least 1"):
         build(name, VmapEngine()).logits(episodes)
