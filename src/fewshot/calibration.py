@@ -1,4 +1,4 @@
-"""Is a classifier right as often as it is sure: confidence beside accuracy, in bins (Guo et al. 2017)."""
+"""Compare the confidence of a classifier with its accuracy, in bins (Guo et al. 2017)."""
 
 import csv
 import io
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import UserError
+from fewshot.files import MEGABYTE, csv_columns, printable, read_text
 
 FILE = "calibration.csv"  # in a run's folder
 COUNT = 15
@@ -18,33 +19,34 @@ _COLUMNS = ("low", "high", "count", "confidence", "accuracy")
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """Predictions by confidence, the probability of the predicted class, in 15 bins of equal width.
+    """Hold predictions by confidence in 15 bins of equal width.
 
-    A bin has its lower edge and not its upper one; the last has both.
+    Confidence is the probability of the predicted class. A bin has its lower edge and not its upper one; the last
+    bin has both.
 
     Attributes:
         count: ``(15,)`` predictions in each bin.
-        confidence: ``(15,)`` their mean confidence, nan where there are none.
-        accuracy: ``(15,)`` the fraction of them that is right, nan where there are none.
+        confidence: ``(15,)`` mean confidence of the predictions; nan in an empty bin.
+        accuracy: ``(15,)`` fraction of the predictions that is right; nan in an empty bin.
     """
 
     count: NDArray[np.int64]
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
 
-    @staticmethod
-    def of(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> "Bins":
-        """Of n predictions: their confidences ``(n,)`` in [0, 1] and whether they are right ``(n,)``."""
+    @classmethod
+    def from_predictions(cls, confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> "Bins":
+        """Sort n predictions into bins: confidences ``(n,)`` in [0, 1], and which are right ``(n,)``."""
         edges = np.linspace(0, 1, COUNT + 1, dtype=confidence.dtype)
         place = np.minimum(np.searchsorted(edges, confidence, side="right") - 1, COUNT - 1)
         count = np.bincount(place, minlength=COUNT)
         sums = (np.bincount(place, weights=values.astype(float), minlength=COUNT) for values in (confidence, right))
         with np.errstate(invalid="ignore"):
             mean, accuracy = (total / count for total in sums)
-        return Bins(count, mean, accuracy)
+        return cls(count, mean, accuracy)
 
     def csv_text(self) -> str:
-        """One line a bin, with its edges; nothing in the two means of an empty bin."""
+        """Return a line for each bin, with its edges; the two means of an empty bin are empty."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COLUMNS)
@@ -55,7 +57,7 @@ class Bins:
 
 
 def pooled(parts: Sequence[Bins]) -> Bins:
-    """The bins of all predictions of several runs."""
+    """Return the bins of the predictions of several runs together."""
     count = np.sum([part.count for part in parts], axis=0)
     with np.errstate(invalid="ignore"):
         means = [
@@ -65,23 +67,23 @@ def pooled(parts: Sequence[Bins]) -> Bins:
     return Bins(count, *means)
 
 
-def read_bins(file: Path) -> Bins | None:
-    """What a run left in ``calibration.csv``; None where an older run left none.
+def read_bins(file: Path) -> Bins:
+    """Read the ``calibration.csv`` of a run.
 
     Raises:
         UserError: the file is malformed.
     """
-    if not file.is_file():
-        return None
+    text = read_text(file, inside=file.parent, most=MEGABYTE)
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        bins = Bins(
-            np.array([int(row["count"]) for row in rows]),
-            *(np.array([float(row[name] or "nan") for row in rows]) for name in ("confidence", "accuracy")),
-        )
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: not the bins of a calibration ({error})") from error
-    if len(rows) != COUNT or bins.count.sum() == 0:
+        rows = list(csv_columns(text, ("count", "confidence", "accuracy"), file))
+        cells = [(int(count), float(mean or "nan"), float(share or "nan")) for _, (count, mean, share) in rows]
+    except (UserError, ValueError) as error:
+        reason = printable(str(error).removeprefix(f"{file}: "), 100)
+        raise UserError(f"{file}: not the bins of a calibration ({reason})") from error
+    if len(cells) != COUNT or not any(count for count, *_ in cells):
         raise UserError(f"{file}: not {COUNT} bins of predictions")
-    return bins
+    for count, *means in cells:
+        if not 0 <= count < 2**53 or not (count == 0 or all(0 <= mean <= 1 + 1e-6 for mean in means)):
+            raise UserError(f"{file}: a bin needs a count from 0 on, and a confidence and an accuracy in [0, 1]")
+    counts, confidence, accuracy = zip(*cells, strict=True)
+    return Bins(np.array(counts), np.array(confidence), np.array(accuracy))

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fewshot.errors import UserError
@@ -139,3 +139,26 @@ def _refuse_irregular(file: Path, status: os.stat_result, most: int) -> None:
 
 def _too_large(file: Path, most: int) -> str:
     return f"{file}: larger than the {most / MEGABYTE:g} MB that are read"
+
+
+def csv_columns(text: str, names: Sequence[str], file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row of a CSV text: its line number and its cells in the columns ``names``.
+
+    A row that is too short has fewer cells.
+
+    Raises:
+        UserError: a column is missing, or the text is not CSV; ``file`` begins the message.
+    """
+    reader = csv.reader(io.StringIO(text, newline=None))
+    try:
+        header = next(reader, None)
+        if header is None:
+            return
+        if missing := [name for name in names if name not in header]:
+            raise UserError(f"{file}: the column {missing[0]!r} is missing")
+        places = [header.index(name) for name in names]
+        for row in reader:
+            if row:
+                yield reader.line_num, [row[place] for place in places if place < len(row)]
+    except csv.Error as error:
+        raise UserError(f"{file}: line {reader.line_num} is not CSV ({error})") from error

@@ -16,7 +16,7 @@ PREDICTED = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]])
 
 @pytest.fixture
 def pairs() -> ConfusedPairs:
-    return ConfusedPairs.of(CLASSES, LABELS, PREDICTED)
+    return ConfusedPairs.from_tasks(CLASSES, LABELS, PREDICTED)
 
 
 def test_a_share_is_of_the_queries_in_tasks_that_held_both(pairs):
@@ -31,7 +31,7 @@ def test_the_worst_are_the_pairs_most_often_confused_side_by_side(pairs):
     assert pairs.worst(3) == [0, 1, 2]  # all of them, as they lie
     assert pairs.worst(2) == [0, 1]
     # Four classes in two tasks: 3 is called 0 three times, 1 is called 2 once.
-    other = ConfusedPairs.of(
+    other = ConfusedPairs.from_tasks(
         np.array([[0, 3], [1, 2]]),
         np.array([[0, 0, 0, 1, 1, 1]] * 2),
         np.array([[0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]]),
@@ -40,7 +40,7 @@ def test_the_worst_are_the_pairs_most_often_confused_side_by_side(pairs):
 
 
 def test_without_a_confusion_those_least_often_right_fill_up():
-    sure = ConfusedPairs.of(np.array([[4, 5], [6, 7]]), np.array([[0, 1]] * 2), np.array([[0, 1]] * 2))
+    sure = ConfusedPairs.from_tasks(np.array([[4, 5], [6, 7]]), np.array([[0, 1]] * 2), np.array([[0, 1]] * 2))
     assert sure.worst(3) == [4, 5, 6]
 
 

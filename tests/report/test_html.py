@@ -98,7 +98,7 @@ def curves(folder: Path, accuracy: tuple[float, ...], seconds: float = 10.0) -> 
 
 def bins(seed: int = 0, n: int = 500) -> Bins:
     generator = np.random.default_rng(seed)
-    return Bins.of(generator.uniform(0.2, 0.99, n), generator.uniform(size=n) < 0.7)
+    return Bins.from_predictions(generator.uniform(0.2, 0.99, n), generator.uniform(size=n) < 0.7)
 
 
 def calibration_error(of: Bins) -> float:
@@ -258,8 +258,10 @@ def test_a_damaged_image_of_a_run_is_named(tmp_path):
     run = make_run(tmp_path / "runs/0")
     (run / "figures").mkdir()
     (run / "figures/generated.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"generated\.png: not a PNG image"):
-        report([tmp_path / "runs"], tmp_path / "out")
+    report([tmp_path / "runs"], tmp_path / "out")
+    page = Page((tmp_path / "out/report.html").read_text(encoding="utf-8"))
+    assert "generated.png: not a PNG image" in page.text("p")
+    assert "1 finished run of 1 setting" in page.text("dd")
 
 
 # Figures of several runs
@@ -387,7 +389,7 @@ def test_bins_by_hand(tmp_path):
     # Edges are fifteenths: 0.45 and 0.46 are in [6/15, 7/15), 1/3 begins [5/15, 6/15), 1 ends the last bin.
     confidence = np.array([0.45, 0.46, 1 / 3, 0.95, 1.0])
     right = np.array([True, False, False, True, True])
-    found = Bins.of(confidence, right)
+    found = Bins.from_predictions(confidence, right)
     count = [0] * 15
     count[5], count[6], count[14] = 1, 2, 2
     assert found.count.tolist() == count
@@ -425,8 +427,8 @@ def test_scores_give_the_bins_of_their_calibration_error():
 def test_pooled_bins_are_those_of_all_predictions():
     generator = np.random.default_rng(1)
     confidence, right = generator.uniform(0.3, 0.8, 300), generator.uniform(size=300) < 0.5
-    parts = [Bins.of(confidence[part], right[part]) for part in (slice(0, 20), slice(20, 300))]
-    together, whole = pooled(parts), Bins.of(confidence, right)
+    parts = [Bins.from_predictions(confidence[part], right[part]) for part in (slice(0, 20), slice(20, 300))]
+    together, whole = pooled(parts), Bins.from_predictions(confidence, right)
     for name in ("count", "confidence", "accuracy"):
         np.testing.assert_allclose(getattr(together, name), getattr(whole, name))
 
@@ -487,7 +489,7 @@ def test_the_label_fraction_is_the_stated_one(tmp_path):
     assert [run.label_fraction for run in collect([tmp_path])[0]] == [0.1, 0.5, 1.0]
     make_run(tmp_path / "3", label_fraction="few")
     with pytest.raises(UserError, match=r"result\.json: not the result of a run"):
-        collect([tmp_path])
+        collect([tmp_path / "3"])
 
 
 def test_sources_and_doubts_are_footnotes(tmp_path):

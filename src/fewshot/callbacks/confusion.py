@@ -27,7 +27,7 @@ class Confusion(pl.Callback):
             return
         sampler = trainer.datamodule.sampler("test")  # type: ignore[attr-defined]
         classes, names = sampler.classes(torch.arange(len(self.scores))), sampler.class_names
-        pairs = ConfusedPairs.of(*(x.cpu().numpy() for x in (classes, *self.scores.predictions())))
+        pairs = ConfusedPairs.from_tasks(*(x.cpu().numpy() for x in (classes, *self.scores.predictions())))
         pairs.write(names, self.folder / "confusion.csv")
         worst, seen = pairs.worst(self.most), int((pairs.true == pairs.predicted).sum())
         which = f"the {len(worst)} hardest" if len(worst) < seen else "all"

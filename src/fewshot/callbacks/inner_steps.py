@@ -42,7 +42,7 @@ class InnerSteps(pl.Callback):
                 each = [scores(logits[:, place], episodes.query_y) for place in range(len(steps))]
                 found.append(torch.stack([torch.stack([of["accuracy"], of["loss"]]) for of in each]).cpu())
         accuracy, loss = torch.cat(found, dim=2).double().numpy().transpose(1, 0, 2)
-        curve = Curve.of(steps, accuracy, loss)
+        curve = Curve.from_tasks(steps, accuracy, loss)
         curve.write(self.folder / "inner_steps.csv")
         draw_inner_steps(curve, self.folder / "inner_steps.png", host.test_steps)
 

@@ -66,7 +66,7 @@ class Scores(pl.Callback):
     def calibration(self) -> Bins:
         """Confidence, the highest probability, beside accuracy, over all query images of all test episodes."""
         confidence, predicted = self._all["probabilities"].flatten(0, 1).max(-1)
-        return Bins.of(confidence.numpy(), (predicted == self._all["labels"].flatten()).numpy())
+        return Bins.from_predictions(confidence.numpy(), (predicted == self._all["labels"].flatten()).numpy())
 
     def __len__(self) -> int:
         return len(self._all["accuracy"])

@@ -1,1 +1,1 @@
-"""Pictures of one run. They read files and arrays, and import no report."""
+"""Draw pictures of one run from files and arrays; nothing here imports the report."""

@@ -1,7 +1,7 @@
-"""What a run's own figures show, in words, by the names of their files."""
+"""Describe a run's own figures in words, by the names of their files."""
 
 CAPTIONS = {
-    "boundary": "Colours are classes in the proportions of their probabilities; white is held for fake.",
+    "boundary": "Colours are classes in the proportions of their probabilities; white is taken for fake.",
     "confusion": "Rows are true classes, columns predicted ones. A cell is the share of the row's queries that were "
     "given the column's class, among the test tasks that held both; grey pairs never met. confusion.csv has all pairs.",
     "embedding": "Features of the images of the first test tasks, after adapting to each, on their first two principal "

@@ -1,4 +1,4 @@
-"""Features of few-shot tasks in two dimensions."""
+"""Draw features of few-shot tasks in two dimensions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from fewshot.figures.png import write_png
+from fewshot.files import printable
 
 _COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 _WRONG = "#d7191c"
@@ -22,16 +23,16 @@ _SIDE = 4.2  # inches of a panel
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """One task of N ways.
+    """Hold one task of N ways.
 
     Attributes:
         number: of the episode.
-        support: ``(N*K, 2)`` places of the support images.
+        support: ``(N*K, 2)`` points of the support images.
         support_y: ``(N*K,)`` in [0, N).
         query: ``(N*Q, 2)``.
         query_y: ``(N*Q,)``.
         right: ``(N*Q,)`` bool, which query images were predicted right.
-        explained: share of the variance of the features that the two dimensions have.
+        explained: the two dimensions' share of the variance of the features.
         classes: N names.
     """
 
@@ -46,7 +47,7 @@ class Embedded:
 
 
 def principal_components(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], float]:
-    """The first two of ``(M, D)`` features: places ``(M, 2)``, and their share of the variance.
+    """Return the first two of ``(M, D)`` features: points ``(M, 2)``, and their share of the variance.
 
     A component's largest entry is positive, so that a picture does not depend on the sign that the library chose.
     Features without any spread lie at 0; with one dimension, on a line.
@@ -62,7 +63,7 @@ def principal_components(features: NDArray[np.floating]) -> tuple[NDArray[np.flo
 
 
 def draw_embedding(tasks: Sequence[Embedded], target: Path) -> None:
-    """A panel a task: dots are query images, with a red cross where predicted wrong; a support image is its number."""
+    """Draw a panel for each task: dots are query images, numbers support images, red crosses mistakes."""
     across = min(2, len(tasks))
     down = ceil(len(tasks) / across)
     figure = Figure(figsize=(across * _SIDE, down * _SIDE + 0.5), layout="constrained")
@@ -86,7 +87,7 @@ def _panel(axes: Axes, task: Embedded) -> None:
     for label, name in enumerate(task.classes):
         colour = _COLOURS[label % len(_COLOURS)]
         x, y = task.query[task.query_y == label].T
-        axes.scatter(x, y, s=16, color=colour, alpha=0.75, lw=0, label=f"{label} {name}")
+        axes.scatter(x, y, s=16, color=colour, alpha=0.75, lw=0, label=f"{label} {printable(name, 40)}")
         for place in task.support[task.support_y == label]:
             box = {"boxstyle": "square,pad=0.25", "facecolor": colour, "edgecolor": "black", "linewidth": 1}
             axes.text(
@@ -98,13 +99,10 @@ def _panel(axes: Axes, task: Embedded) -> None:
     axes.update_datalim(task.support)
     axes.autoscale_view()
     axes.margins(0.08)
-    right, explained = 100 * task.right.mean(), 100 * task.explained
+    right = 100 * task.right.mean()
+    explained = 100 * task.explained
     axes.set_title(f"episode {task.number}: {right:.0f}% right; {explained:.0f}% of the variance shown", fontsize=8.5)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     if len(task.classes) <= _MOST_NAMES:
-        legend = axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, frameon=False, fontsize=6.5, handletextpad=0
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, frameon=False, fontsize=6.5, handletextpad=0)

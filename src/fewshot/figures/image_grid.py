@@ -1,4 +1,4 @@
-"""Images of episodes and of generated samples, laid out in rows and columns.
+"""Draw images of episodes and generated images in rows and columns.
 
 Images are ``(H, W)`` or ``(H, W, 1)`` grey, where 1 is ink and is drawn dark on white, or
 ``(H, W, 3)`` colour; values in [0, 1].
@@ -26,6 +26,8 @@ _GAP = 0.5  # of a cell, between support and query and between tasks
 _PREDICTION = 0.28  # of a cell, for the prediction below a query image
 _FRAME, _RIGHT, _WRONG = "#cccccc", "#1a9641", "#d7191c"
 _MAX_SUPPORT, _MAX_QUERY = 5, 4  # images a class that are shown
+_MAX_WAYS = 30  # classes a task that are shown
+_MAX_ROWS, _MAX_COLUMNS = 60, 60  # of images in rows
 _MAX_WIDTH = 11.0  # inches of episodes side by side
 
 
@@ -38,11 +40,11 @@ def task_sheet(
     target: Path,
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """Draw T test episodes: a column a class, the support images above the query images.
+    """Draw T test episodes: a column for each class, the support images above the query images.
 
     Below a query image stand the number of the predicted class and its probability, in green where the
-    prediction is right, in red where it is wrong. The title's accuracy is over all query images, of which at
-    most four a class are shown (and five support images).
+    prediction is right, in red where the prediction is wrong. The title's accuracy is over all query images, of
+    which at most four a class are shown (and five support images), of at most 30 classes.
 
     Args:
         support: ``(T, N*K, H, W[, 3])``.
@@ -51,9 +53,11 @@ def task_sheet(
         query_y: ``(T, N*Q)``.
         probabilities: ``(T, N*Q, N)``.
         target: the PNG file to write.
-        numbers: of the episodes; None counts them from 0.
+        numbers: of the episodes; None counts from 0.
     """
-    episodes, ways = len(support), int(support_y.max()) + 1
+    episodes = len(support)
+    all_ways = int(support_y.max()) + 1
+    ways = min(all_ways, _MAX_WAYS)
     top = min(_MAX_SUPPORT, max(np.bincount(labels).max() for labels in support_y))
     every = max(np.bincount(labels).max() for labels in query_y)
     queries = min(_MAX_QUERY, every)
@@ -68,29 +72,35 @@ def task_sheet(
         for column in range(ways):
             axes.text(column + 0.5, -0.05, str(column), ha="center", va="bottom", fontsize=7, color="#666666")
             for row, index in enumerate(np.flatnonzero(support_y[episode] == column)[:_MAX_SUPPORT]):
-                _draw(axes, support[episode, index], column, row, _FRAME)
+                _draw_image(axes, support[episode, index], column, row, _FRAME)
             for row, index in enumerate(np.flatnonzero(query_y[episode] == column)[:_MAX_QUERY]):
-                place, colour = top + _GAP + row * (1 + _PREDICTION), _RIGHT if right[index] else _WRONG
-                _draw(axes, query[episode, index], column, place, colour)
-                told = f"{predicted[index]}  {100 * probabilities[episode, index].max():.0f}%"
-                axes.text(column + 0.5, place + 0.96, told, ha="center", va="top", fontsize=6.5, color=colour)
+                place = top + _GAP + row * (1 + _PREDICTION)
+                colour = _RIGHT if right[index] else _WRONG
+                _draw_image(axes, query[episode, index], column, place, colour)
+                prediction = f"{predicted[index]}  {100 * probabilities[episode, index].max():.0f}%"
+                axes.text(column + 0.5, place + 0.96, prediction, ha="center", va="top", fontsize=6.5, color=colour)
         axes.axhline(top + _GAP / 2, color=_FRAME, lw=0.8)
         _row_name(axes, "support", top / 2, rotation=90)
         _row_name(axes, "query", (top + _GAP + rows) / 2, rotation=90)
-    told = "below a query: predicted class and its probability"
+    legend = "below a query: predicted class and its probability"
     if every > queries:
-        told += f"; {queries} of {every} queries a class are shown"
-    told = fill(told, int(20 * figure.get_figwidth()))
-    figure.text(0.5, 0, told, ha="center", va="top", fontsize=7, color="#666666")
+        legend += f"; {queries} of {every} queries a class are shown"
+    if all_ways > ways:
+        legend += f"; {ways} of {all_ways} classes are shown"
+    legend = fill(legend, int(20 * figure.get_figwidth()))
+    figure.text(0.5, 0, legend, ha="center", va="top", fontsize=7, color="#666666")
     write_png(target, figure)
 
 
 def image_rows(rows: Mapping[str, Images] | Sequence[Mapping[str, Images]], target: Path) -> None:
     """Draw named rows of images, for example ``{"real": real, "generated": fake}``.
 
-    Each value is ``(n, H, W[, 3])``. A list draws the rows of one task below those of another.
+    Each value is ``(n, H, W[, 3])``. A list draws the rows of one task below the rows of another. At most 60 rows of
+    60 images are drawn.
     """
     tasks = [rows] if isinstance(rows, Mapping) else list(rows)
+    tasks = tasks[: max(1, _MAX_ROWS // max(map(len, tasks)))]
+    tasks = [{name: task[name][:_MAX_COLUMNS] for name in list(task)[:_MAX_ROWS]} for task in tasks]
     columns = max(len(images) for task in tasks for images in task.values())
     height = sum(map(len, tasks)) + _GAP * (len(tasks) - 1)
     figure, (axes,) = _blocks(1, 1, columns, height)
@@ -99,21 +109,24 @@ def image_rows(rows: Mapping[str, Images] | Sequence[Mapping[str, Images]], targ
         for name, images in task.items():
             _row_name(axes, name if len(tasks) == 1 else f"task {number}: {name}", place + 0.5, rotation=0)
             for column, image in enumerate(images):
-                _draw(axes, image, column, place, _FRAME)
+                _draw_image(axes, image, column, place, _FRAME)
             place += 1
         place += _GAP
     write_png(target, figure)
 
 
 def _blocks(down: int, across: int, columns: int, rows: float) -> tuple[Figure, list[Axes]]:
-    """A grid of axes whose unit is one cell, each with room for a title above and names on the left."""
+    """Make axes whose unit is one cell, each with room for a title above and names on the left."""
     left, above = 0.35, 0.5  # inches
-    width, height = columns * _CELL, rows * _CELL
-    full_width, full_height = across * (left + width), down * (above + height)
+    width = columns * _CELL
+    height = rows * _CELL
+    full_width = across * (left + width)
+    full_height = down * (above + height)
     figure = Figure(figsize=(full_width, full_height))
     blocks = []
     for place in range(down * across):
-        x, bottom = (place % across) * (left + width) + left, full_height - (place // across + 1) * (above + height)
+        x = (place % across) * (left + width) + left
+        bottom = full_height - (place // across + 1) * (above + height)
         axes = figure.add_axes((x / full_width, bottom / full_height, width / full_width, height / full_height))
         axes.set(xlim=(0, columns), ylim=(rows, 0))
         axes.set_autoscale_on(False)
@@ -122,7 +135,7 @@ def _blocks(down: int, across: int, columns: int, rows: float) -> tuple[Figure, 
     return figure, blocks
 
 
-def _draw(axes: Axes, image: Images, column: int, row: float, frame: str) -> None:
+def _draw_image(axes: Axes, image: Images, column: int, row: float, frame: str) -> None:
     """Put one image into its cell, as large as its shape allows."""
     image = np.asarray(image, dtype=np.float64).clip(0, 1)
     if image.ndim == 2 or image.shape[-1] == 1:

@@ -1,4 +1,4 @@
-"""Accuracy and loss on the query images of test tasks, against the number of inner steps."""
+"""Draw accuracy and loss on the query images of test tasks against the number of inner steps."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -20,7 +20,10 @@ _LINE, _USED = "#2166ac", "#777777"
 
 @dataclass(frozen=True)
 class Point:
-    """Means over tasks and the half-widths of their 95% t-intervals, after ``step`` steps; a column of the CSV each."""
+    """Hold means over tasks after ``step`` steps, with the half-widths of their 95% t-intervals.
+
+    Each attribute is a column of the CSV.
+    """
 
     step: int
     accuracy: float
@@ -31,29 +34,29 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """One point for each number of steps.
+    """Hold a point for each number of steps.
 
     Attributes:
         points: in the order of their steps.
-        tasks: how many the means are over.
+        tasks: the number of tasks behind each mean.
     """
 
     points: tuple[Point, ...]
     tasks: int
 
-    @staticmethod
-    def of(steps: Sequence[int], accuracy: Floats, loss: Floats) -> "Curve":
-        """Of S numbers of steps and T tasks: ``accuracy (S, T)``, ``loss (S, T)``."""
+    @classmethod
+    def from_tasks(cls, steps: Sequence[int], accuracy: Floats, loss: Floats) -> "Curve":
+        """Average S numbers of steps over T tasks: ``accuracy (S, T)``, ``loss (S, T)``."""
         rows = zip(steps, accuracy, loss, strict=True)
         points = (Point(step, *interval(accuracies), *interval(losses)) for step, accuracies, losses in rows)
-        return Curve(tuple(points), accuracy.shape[1])
+        return cls(tuple(points), accuracy.shape[1])
 
     def write(self, file: Path) -> None:
         write_csv(file, (field.name for field in fields(Point)), map(astuple, self.points))
 
 
 def draw_inner_steps(curve: Curve, target: Path, used: int) -> None:
-    """Two panels with 95% intervals as bands; a vertical line at the number of steps that the scores are of."""
+    """Draw two panels with 95% intervals as bands; a vertical line marks the number of steps of the test."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     steps, accuracy, accuracy_ci95, loss, loss_ci95 = np.array(list(map(astuple, curve.points))).T
     panels = figure.subplots(1, 2)

@@ -1,11 +1,12 @@
 """Draw learning curves of one run.
 
-Drawn on ``Figure`` objects, which hold no global state, so a callback may call these at any time.
-Every function replaces its target in one step and raises ``UserError`` if it cannot be written.
+``Figure`` objects hold no global state, so a callback may draw at any time.
 """
 
 import csv
+import io
 import math
+from array import array
 from itertools import cycle
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from fewshot.errors import UserError
 from fewshot.figures.png import write_png
+from fewshot.files import MEGABYTE, read_text
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y of one curve
 
@@ -27,11 +29,13 @@ _DECISIONS = {
     "train/fake_accuracy": "fakes taken for fake",
     "train/fake_diversity": "spread of fakes / of real images",
 }
+_MOST_BYTES = 128 * MEGABYTE
+_MOST_CELLS = 50_000_000
 _FEW = 30  # fewer points than this are drawn as they are, with markers
 
 
 def learning_curves(metrics_csv: Path, target: Path) -> None:
-    """Training losses above, training and validation accuracy below, against training episodes.
+    """Draw training losses above, training and validation accuracy below, against training episodes.
 
     A third panel, where the run has generated images: how often D takes real ones for real and fakes for fake,
     and the spread of a task's fakes beside that of its real images.
@@ -79,7 +83,7 @@ def learning_curves(metrics_csv: Path, target: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8)
-    write_png(target, figure)
+    write_png(target, figure, formulas=True)
 
 
 def _curve(axes: Axes, points: Points, colour: str, label: str, raw: bool = True) -> None:
@@ -93,7 +97,7 @@ def _curve(axes: Axes, points: Points, colour: str, label: str, raw: bool = True
 
 
 def _smooth(y: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Mean over ``width`` (made odd) points around each point, over fewer at the two ends."""
+    """Average over ``width`` (made odd) points around each point, over fewer at the two ends."""
     window = np.ones(2 * (width // 2) + 1)
     return np.convolve(y, window, "same") / np.convolve(np.ones_like(y), window, "same")
 
@@ -104,18 +108,17 @@ def _is_uneven(y: NDArray[np.float64]) -> bool:
 
 
 def read_metrics(file: Path, x_name: str) -> tuple[dict[str, Points], str]:
-    """Finite values of every column with their x, and what x counts: ``x_name``, or steps in a file without it.
+    """Read the finite values of every column with their x, and what x counts.
+
+    X counts ``x_name``, or steps in a file without ``x_name``.
 
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = [{key: _number(cell) for key, cell in row.items() if key} for row in csv.DictReader(stream)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
-    steps = np.array([row.get("step", math.nan) for row in rows])
-    x = np.array([row.get(x_name, math.nan) for row in rows])
+    columns = _read_columns(file)
+    unknown = np.full(len(next(iter(columns.values()), ())), math.nan)
+    steps = columns.get("step", unknown)
+    x = columns.get(x_name, unknown)
     known = np.isfinite(x) & np.isfinite(steps)
     if known.any():
         # Lightning logs validation in rows of its own, which may lack what x counts.
@@ -124,18 +127,38 @@ def read_metrics(file: Path, x_name: str) -> tuple[dict[str, Points], str]:
         looked_up = np.interp(steps, np.append(-1, steps[known][order]), np.append(0, x[known][order]))
         x = np.where(np.isfinite(x), x, looked_up)
     elif not np.isfinite(x).any():
-        x, x_name = steps, "step"
-    columns = {}
-    for name in dict.fromkeys(key for row in rows for key in row):
-        y = np.array([row[name] for row in rows])
+        x = steps
+        x_name = "step"
+    points = {}
+    for name, y in columns.items():
         use = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
         use = use[np.argsort(x[use], kind="stable")]  # a resumed run may log some steps twice
         if len(use):
-            columns[name] = x[use], y[use]
-    return columns, x_name
+            points[name] = x[use], y[use]
+    return points, x_name
 
 
-def _number(cell: str | None) -> float:
+def _read_columns(file: Path) -> dict[str, NDArray[np.float64]]:
+    """Read every named column of numbers ``(rows,)``; nan where a cell is empty or no number."""
+    rows = csv.reader(io.StringIO(read_text(file, inside=file.parent, most=_MOST_BYTES), newline=None))
+    try:
+        places = {name: place for place, name in enumerate(next(rows, [])) if name}
+        columns: dict[str, array[float]] = {name: array("d") for name in places}
+        count = 0
+        for row in rows:
+            if not row:
+                continue
+            count += len(places)
+            if count > _MOST_CELLS:
+                raise UserError(f"{file}: more than {_MOST_CELLS:,} cells")
+            for name, place in places.items():
+                columns[name].append(_number(row[place]) if place < len(row) else math.nan)
+    except csv.Error as error:
+        raise UserError(f"{file}: line {rows.line_num} is not CSV ({error})") from error
+    return {name: np.array(values) for name, values in columns.items()}
+
+
+def _number(cell: str) -> float:
     try:
         return float(cell or "nan")
     except ValueError:

@@ -7,12 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from fewshot.errors import UserError
+from fewshot.files import printable
 from fewshot.report.build import report
 from fewshot.report.formats import terminal
 
 
 def main() -> int:
-    """Print the table; with ``--output`` also write what ``fewshot.report.build.report`` lists."""
+    """Print the table; with ``--output`` also write the files of ``fewshot.report.build.report``."""
     parser = argparse.ArgumentParser(prog="python -m fewshot.report", description="Compare runs in one table.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a run's folder, or any folder above runs")
     parser.add_argument(
@@ -26,7 +27,7 @@ def main() -> int:
     try:
         table = report(arguments.paths, arguments.output)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     Console(highlight=False).print(terminal(table))
     return 0

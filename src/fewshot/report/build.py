@@ -1,17 +1,24 @@
-"""A report as files."""
+"""Write a report as files."""
 
+import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import fill
 
-from fewshot.figures.decision_boundary import draw_decision_boundaries
-from fewshot.files import write_bytes
+from fewshot.errors import UserError
+from fewshot.figures.decision_boundary import Arrays, draw_boundary_panels, read_boundaries
+from fewshot.files import printable, write_bytes
 from fewshot.report.charts import accuracies, episode_scatter, reliability, validation_curves
 from fewshot.report.formats import write
-from fewshot.report.html import Figure, page
+from fewshot.report.html import Figure, render_page
 from fewshot.report.read_runs import collect
 from fewshot.report.table import Table, compare
 
+log = logging.getLogger(__name__)
+
 _BOUNDARIES = "Of the classifiers that runs adapted to the same tasks, a row a task."
+_MOST_BOUNDARIES = 12  # runs side by side
 _COMPARISONS = (
     (
         validation_curves,
@@ -43,11 +50,11 @@ def report(paths: Iterable[str | Path], folder: Path | None) -> Table:
 
     With a ``folder`` also write there ``report.html``, which holds all of the following, ``report.md``, ``report.csv``,
     ``report.tex``, ``accuracies.png`` (guessing is drawn where all runs have the same number of ways), and in
-    ``figures/`` what there is of ``validation.png``, ``episodes.png`` and ``calibration.png``. Where runs left
-    ``figures/boundary.npz``, these come side by side into ``boundaries.png``.
+    ``figures/`` the files ``validation.png``, ``episodes.png`` and ``calibration.png`` that have something to show.
+    Where runs left ``figures/boundary.npz``, these come side by side into ``boundaries.png``.
 
     Raises:
-        UserError: there are no runs, one is damaged, or ``folder`` cannot be written.
+        UserError: there are no runs, none can be read, or ``folder`` cannot be written.
     """
     runs, failures = collect(paths)
     table = compare(runs, failures)
@@ -62,8 +69,8 @@ def report(paths: Iterable[str | Path], folder: Path | None) -> Table:
                 "Bars: mean over test episodes and seeds, with its 95% interval over episodes.",
             )
         ]
-        if files := _boundary_files(table):
-            draw_decision_boundaries(files, folder / "boundaries.png")
+        if boundaries := _boundaries(table):
+            draw_boundary_panels(boundaries, folder / "boundaries.png")
             figures.append(Figure(folder / "boundaries.png", "Decision boundaries", _BOUNDARIES, wide=True))
         for draw, name, title, caption in _COMPARISONS:
             file = folder / "figures" / name
@@ -71,15 +78,27 @@ def report(paths: Iterable[str | Path], folder: Path | None) -> Table:
                 figures.append(Figure(file, title, caption))
             else:
                 file.unlink(missing_ok=True)  # of an earlier report
-        write_bytes(folder / "report.html", page(table, failures, figures, folder / "figures").encode())
+        write_bytes(folder / "report.html", render_page(table, failures, figures, folder / "figures").encode())
     return table
 
 
-def _boundary_files(table: Table) -> dict[str, Path]:
-    """The decision boundaries that runs saved, by the name and test accuracy of each."""
-    return {
-        f"{row.name(run)}\ntest accuracy {100 * run.stated_accuracy:.1f}%": run.path / "figures/boundary.npz"
-        for row in table.rows
-        for run in row.runs
-        if (run.path / "figures/boundary.npz").is_file()
-    }
+def _boundaries(table: Table) -> dict[str, Arrays]:
+    """Read the decision boundaries that runs saved, by the name and test accuracy of each run."""
+    boundaries: dict[str, Arrays] = {}
+    left_out = 0
+    for name, run in [(row.name(run), run) for row in table.rows for run in row.runs]:
+        file = run.path / "figures/boundary.npz"
+        if not os.path.lexists(file):
+            continue
+        if len(boundaries) == _MOST_BOUNDARIES:
+            left_out += 1
+            continue
+        try:
+            arrays = read_boundaries(file, inside=run.path)
+        except UserError as error:
+            log.warning("no decision boundary of %s: %s", name, printable(str(error)))
+            continue
+        boundaries[f"{fill(name, 40)}\ntest accuracy {100 * run.stated_accuracy:.1f}%"] = arrays
+    if left_out:
+        log.warning("the decision boundaries of %d further runs are left out", left_out)
+    return boundaries

@@ -1,9 +1,12 @@
-"""Figures of several runs together: curves of validation, accuracies of each test episode, calibration.
+"""Draw several runs together: accuracies, validation curves, accuracies of each test episode, calibration.
 
-A row of the table has one colour in all of them. Each function returns whether there was anything to draw.
+A row of the table has one colour in all figures. Of a long table the first rows are drawn, and a line says so.
+Each function that may have nothing to draw returns whether something was drawn.
 """
 
+import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill, shorten
@@ -16,10 +19,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from fewshot.calibration import pooled
+from fewshot.errors import UserError
 from fewshot.figures.learning_curves import Points, read_metrics
 from fewshot.figures.png import write_png
+from fewshot.files import printable
 from fewshot.report.formats import plus_minus
 from fewshot.report.table import Row, Table
+
+log = logging.getLogger(__name__)
 
 Both = tuple[list[Points], list[Points]]  # a curve a seed, over steps and over seconds
 
@@ -41,23 +48,32 @@ _FEW = 12  # fewer points of a curve have markers
 _WIDE = 72  # characters of a label on one line of a legend
 _BELOW_TITLE: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": "#444444"}
 _SIDE, _ACROSS = 2.7, 4  # inches of a square panel, panels side by side
+_MOST_BARS = 100  # rows of the chart of accuracies
+_MOST_PANELS = 48
+_MOST_GROUPS, _MOST_CURVES = 12, 40  # of validation curves, and rows in each group
+_LARGEST_X = 1e15  # steps or seconds that a plot can show
 
 
 def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
-    """Test accuracy of every row as a bar from 0 to 100% with its 95% interval.
+    """Draw the test accuracy of each row as a bar from 0 to 100% with its 95% interval.
 
     Rows that lie close together stand again beside the bars, at a larger scale: the mean with its interval, each
     seed as a small dot. ``chance`` is the accuracy of guessing, a fraction, drawn as a dashed line.
     """
-    count = len(table.rows)
-    names = 0.065 * max((len(row.label) for row in table.rows), default=0)  # inches
-    seeds = [run.accuracy.mean() for row in table.rows for run in row.runs]
-    close = any(row.reference for row in table.rows) and np.ptp(seeds) < _CLOSE
-    figure = Figure(figsize=(4.5 + names + 3.2 * close, 0.9 + 0.32 * count), layout="constrained")
+    rows = table.rows[:_MOST_BARS]
+    count = len(rows)
+    labels = [fill(row.label, _WIDE) for row in rows]
+    names = 0.065 * max((len(line) for label in labels for line in label.split("\n")), default=0)  # inches
+    lines = max((label.count("\n") for label in labels), default=0)  # beyond the first
+    seeds = [run.accuracy.mean() for row in rows for run in row.runs]
+    close = any(row.reference for row in rows) and np.ptp(seeds) < _CLOSE
+    height = 0.9 + (0.32 + 0.13 * lines) * count
+    figure = Figure(figsize=(4.5 + names + 3.2 * close, height), layout="constrained")
+    _say_how_many(figure, count, len(table.rows))
     axes, *zoomed = figure.subplots(1, 1 + close, squeeze=False, sharey=True, width_ratios=[4, 3][: 1 + close])[0]
-    for place, row in enumerate(table.rows):
+    for place, row in enumerate(rows):
         if not row.runs:
-            axes.text(1, place, "failed", va="center", color="#b2182b", fontsize=8)
+            axes.text(1, place, row.outcome, va="center", color="#b2182b", fontsize=8)
             continue
         error = 0 if math.isnan(row.half_width) else 100 * row.half_width
         axes.barh(place, 100 * row.accuracy, xerr=error, height=0.65, color="#92c5de", ecolor="#222222", capsize=2.5)
@@ -70,7 +86,7 @@ def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
     if chance is not None:
         axes.axvline(100 * chance, color="#777777", ls="--", lw=1, label=f"chance, {100 * chance:.0f}%")
         figure.legend(loc="outside upper right", frameon=False, fontsize=8)
-    axes.set_yticks(range(count), [row.label for row in table.rows], fontsize=8)
+    axes.set_yticks(range(count), labels, fontsize=8)
     axes.set_ylim(count - 0.5, -0.5)
     axes.set_xlim(0, 120)  # room for the number beside a bar of 100%
     axes.set_xticks(range(0, 101, 20))
@@ -85,15 +101,18 @@ def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
 
 
 def validation_curves(table: Table, target: Path) -> bool:
-    """Validation accuracy over steps and over training time: seeds thin, their mean thick; a line a group.
+    """Draw validation accuracy over steps and over training time: seeds thin, their mean thick.
 
     A method without training is a horizontal line.
     """
-    groups = [(rows, {row: _curves(row) for row in rows}) for rows in table.groups]
-    groups = [(rows, {row: both for row, both in curves.items() if any(both)}) for rows, curves in groups]
-    groups = [(rows, curves) for rows, curves in groups if curves]
-    if not groups:
+    everything = [(rows, {row: _curves(row) for row in rows}) for rows in table.groups]
+    everything = [(rows, {row: both for row, both in curves.items() if any(both)}) for rows, curves in everything]
+    everything = [(rows, curves) for rows, curves in everything if curves]
+    if not everything:
         return False
+    groups = [
+        (rows, {row: curves[row] for row in list(curves)[:_MOST_CURVES]}) for rows, curves in everything[:_MOST_GROUPS]
+    ]
     legends = [[fill(row.label, _WIDE) for row in curves] for _, curves in groups]
     columns = [max(1, min(_ACROSS, 2 * _WIDE // max(map(len, names)))) for names in legends]
     # Room for the lines of the legend, which a layout does not make by itself.
@@ -102,6 +121,8 @@ def validation_curves(table: Table, target: Path) -> bool:
         for names, across in zip(legends, columns, strict=True)
     ]
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
+    shown, of_all = (sum(len(curves) for _, curves in part) for part in (groups, everything))
+    _say_how_many(figure, shown, of_all)
     parts = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (rows, curves), names, across in zip(parts, groups, legends, columns, strict=True):
         steps, seconds = part.subplots(1, 2, sharey=True)
@@ -115,7 +136,10 @@ def validation_curves(table: Table, target: Path) -> bool:
 
 
 def episode_scatter(table: Table, target: Path) -> bool:
-    """Accuracy of each test episode, averaged over seeds, against the reference's; larger where several coincide."""
+    """Draw the accuracy of each test episode, averaged over seeds, against the reference's.
+
+    A larger dot stands for several episodes.
+    """
 
     def panel(axes: Axes, row: Row) -> None:
         assert row.compared is not None
@@ -126,9 +150,9 @@ def episode_scatter(table: Table, target: Path) -> bool:
         axes.plot([low, 1], [low, 1], color="#888888", lw=0.8, zorder=0)
         sizes = np.maximum(4, 220 * counts / max(20, counts.max()))
         axes.scatter(pairs[0], pairs[1], s=sizes, color=_look(table, row)["color"], alpha=0.4, linewidths=0)
-        better, worse, equal = (int(told.sum()) for told in (ours > theirs, ours < theirs, ours == theirs))
-        told = f"better on {better:,}, worse {worse:,}, equal {equal:,}"
-        axes.text(0.5, 1.01, told, **_BELOW_TITLE, transform=axes.transAxes)
+        better, worse, equal = (int(which.sum()) for which in (ours > theirs, ours < theirs, ours == theirs))
+        counts_text = f"better on {better:,}, worse {worse:,}, equal {equal:,}"
+        axes.text(0.5, 1.01, counts_text, **_BELOW_TITLE, transform=axes.transAxes)
         xlabel = shorten(f"reference: {row.reference}", 40, placeholder=" …")
         axes.set(xlim=(low, 1.02), ylim=(low, 1.02), xlabel=xlabel)
 
@@ -137,11 +161,15 @@ def episode_scatter(table: Table, target: Path) -> bool:
 
 
 def reliability(table: Table, target: Path) -> bool:
-    """Accuracy against confidence of each row that has bins, pooled over its runs; larger dots are more predictions."""
+    """Draw accuracy against confidence of each row that has bins, pooled over its runs.
+
+    A larger dot stands for more predictions.
+    """
 
     def panel(axes: Axes, row: Row) -> None:
         bins = pooled([run.bins for run in row.runs if run.bins])
-        colour, full = _look(table, row)["color"], bins.count > 0
+        colour = _look(table, row)["color"]
+        full = bins.count > 0
         axes.plot([0, 1], [0, 1], color="#888888", lw=0.8, zorder=0)
         axes.plot(bins.confidence[full], bins.accuracy[full], color=colour, lw=1, alpha=0.6)
         sizes = 8 + 300 * bins.count[full] / bins.count.sum()
@@ -156,7 +184,7 @@ def reliability(table: Table, target: Path) -> bool:
 
 
 def _steps_and_seconds(steps: Axes, seconds: Axes, curves: Sequence[tuple[Both, dict[str, Any]]]) -> None:
-    """The rows of one group on two axes."""
+    """Draw the rows of one group on two axes."""
     longest = max((x.max() for (_, timed), _ in curves for x, _ in timed), default=0)
     size, name = next(((size, name) for size, name in ((3600, "h"), (60, "min")) if longest > 3 * size), (1, "s"))
     for (counted, timed), look in curves:
@@ -173,14 +201,17 @@ def _steps_and_seconds(steps: Axes, seconds: Axes, curves: Sequence[tuple[Both, 
 
 
 def _panels(rows: Sequence[Row], panel: Callable[[Axes, Row], None], ylabel: str, target: Path) -> bool:
-    """A square a row, under its label."""
+    """Draw a square for each row, under the row's label."""
     if not rows:
         return False
+    of_all = len(rows)
+    rows = rows[:_MOST_PANELS]
     across = min(_ACROSS, len(rows))
     down = math.ceil(len(rows) / across)
     titles = [fill(row.label, 30) for row in rows]
     above = 0.3 + 0.15 * max(title.count("\n") for title in titles)
     figure = Figure(figsize=(_SIDE * across, (_SIDE + above) * down), layout="constrained")
+    _say_how_many(figure, len(rows), of_all)
     squares = figure.subplots(down, across, squeeze=False).ravel()
     for number, axes in enumerate(squares):
         if number >= len(rows):
@@ -200,33 +231,49 @@ def _panels(rows: Sequence[Row], panel: Callable[[Axes, Row], None], ylabel: str
     return True
 
 
+def _say_how_many(figure: Figure, shown: int, of_all: int) -> None:
+    if shown < of_all:
+        figure.suptitle(f"the first {shown} of {of_all} rows", fontsize=9)
+
+
 def _look(table: Table, row: Row) -> dict[str, Any]:
-    """Colour, line style and marker, the same in every figure of a table."""
+    """Return colour, line style and marker of a row, the same in every figure of a table."""
     place = table.rows.index(row)
     style, marker = _STYLES[place // len(_COLOURS) % len(_STYLES)]
     return {"color": _COLOURS[place % len(_COLOURS)], "linestyle": style, "marker": marker}
 
 
 def _curves(row: Row) -> Both:
-    """Validation accuracy of each seed over steps, and over seconds; a seed without any has no curve."""
-    found: Both = ([], [])
+    """Read the validation accuracy of each seed over steps, and over seconds.
+
+    A seed without validation, or with a file that cannot be read, has no curve.
+    """
+    both: Both = ([], [])
     for run in row.runs:
         file = run.path / "metrics.csv"
-        for name, curves in zip(("step", "seconds"), found, strict=True):
-            columns, x_name = read_metrics(file, name) if file.is_file() else ({}, name)
-            points = columns.get("val/accuracy")
-            if points is None:
+        if not os.path.lexists(file):
+            continue
+        for name, curves in zip(("step", "seconds"), both, strict=True):
+            try:
+                columns, x_name = read_metrics(file, name)
+            except UserError as error:
+                log.warning("no learning curve of %s: %s", row.name(run), printable(str(error)))
+                break
+            x, y = columns.get("val/accuracy", (np.empty(0), np.empty(0)))
+            kept = (x >= 0) & (x < _LARGEST_X) & (y >= 0) & (y <= 1)
+            x = x[kept]
+            y = y[kept]
+            if not len(x):
                 continue
-            x, y = points
             if x.max() == 0:  # one value without any training: no seconds either
-                curves.append(points)
+                curves.append((x, y))
             elif x_name == name:
-                curves.append((x + 1, y) if name == "step" else points)  # how many, not which
-    return found
+                curves.append((x + 1, y) if name == "step" else (x, y))  # how many, not which
+    return both
 
 
 def _seeds(axes: Axes, seeds: Sequence[Points], look: dict[str, Any]) -> None:
-    """The curves of one row on one side."""
+    """Draw the curves of one row on one side."""
     if not seeds:
         return
     if all(x.max() == 0 for x, _ in seeds):
@@ -239,7 +286,7 @@ def _seeds(axes: Axes, seeds: Sequence[Points], look: dict[str, Any]) -> None:
 
 
 def mean_curve(seeds: Sequence[Points]) -> Points:
-    """The mean of the seeds' first, second, ... validation, in x as in y, as far as all have one."""
+    """Return the mean of the seeds' first, second, ... validation, in x as in y, until a seed has no more."""
     shortest = min(len(x) for x, _ in seeds)
     x, y = (np.mean([points[axis][:shortest] for points in seeds], axis=0) for axis in (0, 1))
     return x, y

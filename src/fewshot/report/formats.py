@@ -1,4 +1,4 @@
-"""A table as text: Markdown for a README, CSV for a program, LaTeX for a paper, rich for a terminal."""
+"""Write a table as Markdown for a README, CSV for a program, LaTeX for a paper, rich for a terminal."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
-from fewshot.files import write_bytes
+from fewshot.files import csv_safe, write_bytes
 from fewshot.report import published
 from fewshot.report.table import MARK, Row, Table
 
@@ -25,7 +25,7 @@ _TOO_WIDE = {"published", "p", "ep/s", "MB", "params", "adapted"}  # for several
 
 
 def markdown(table: Table) -> str:
-    """A GitHub table with notes as its last column, then the footnotes."""
+    """Return a GitHub table with notes as its last column, then the footnotes."""
     header, *rows = shown(table)
     lines = [_line((*header, "notes")), _line(["---"] + ["---:"] * (len(header) - 1) + ["---"])]
     lines += [
@@ -35,7 +35,7 @@ def markdown(table: Table) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """One line a row in machine units: fractions, seconds, MB; an empty cell where there is no value."""
+    """Return a line for each row in machine units: fractions, seconds, MB; a cell without a value is empty."""
     stream = io.StringIO()
     records = [_record(row) for row in table.rows]
     writer = csv.DictWriter(stream, list(records[0]) if records else [], lineterminator="\n")
@@ -45,7 +45,7 @@ def csv_text(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A table with booktabs rules and its footnotes, to be ``\\input``; a failed run is a row without numbers."""
+    """Return a table with booktabs rules and its footnotes, to be ``\\input``; a failed run has no numbers."""
     header, *rows = shown(table, without={"time", "ep/s", "MB", "params"})
     tasks = ", ".join(dict.fromkeys(row.task for row in table.rows if row.runs))
     lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering"]
@@ -66,7 +66,7 @@ def latex(table: Table) -> str:
 
 
 def terminal(table: Table) -> Group:
-    """Something for ``rich.console.Console.print``, made for 80 columns and more."""
+    """Build the table for ``rich.console.Console.print``, for 80 columns and more."""
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     # Only the label may wrap; a number broken over two lines cannot be read.
     header, *rows = shown(table, without=_TOO_WIDE if _has_seeds(table) else {"published"})
@@ -89,7 +89,7 @@ def write(table: Table, folder: Path) -> None:
     """Write ``report.md``, ``report.csv`` and ``report.tex`` into ``folder``, which is made if absent.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: a file cannot be written.
     """
     write_bytes(folder / "report.md", markdown(table).encode())
     write_bytes(folder / "report.csv", csv_text(table).encode())
@@ -97,17 +97,17 @@ def write(table: Table, folder: Path) -> None:
 
 
 def plus_minus(row: Row) -> str:
-    """``93.12 ± 0.41``, in percent; without an interval where one episode gives none."""
+    """Return ``93.12 ± 0.41``, in percent; a single episode gives no interval."""
     return _percent(row.accuracy, row.half_width, sign="")
 
 
 def footnotes(table: Table) -> tuple[str, ...]:
-    """Those of the table, and those on published numbers, which a terminal does not show."""
+    """Return the footnotes of the table and of published numbers, which a terminal does not show."""
     return table.footnotes + published.footnotes([number for row in table.rows for number in row.published])
 
 
 def shown(table: Table, without: Collection[str] = ()) -> list[list[str]]:
-    """The header and the rows: the columns that have something to say, except those ``without``."""
+    """Return the header and the rows, without empty columns and without the columns ``without``."""
     hidden = {*without, *(() if _has_seeds(table) else _OF_SEEDS)}
     hidden |= set() if any(row.published for row in table.rows) else {"published"}
     hidden |= set() if len({_average(row, "adapted_parameters") for row in table.rows} - {None, 0}) > 1 else {"adapted"}
@@ -121,8 +121,9 @@ def _has_seeds(table: Table) -> bool:
 
 def _cells(row: Row) -> tuple[str, ...]:
     if not row.runs:
-        return (row.label, "failed", *[""] * (len(_HEADER) - 2))
-    difference, p_value = "reference" if row.is_reference else "", ""
+        return (row.label, row.outcome, *[""] * (len(_HEADER) - 2))
+    difference = "reference" if row.is_reference else ""
+    p_value = ""
     if row.paired:
         mark = MARK if row.bn_pair else ""
         difference = _percent(row.paired.difference, row.paired.half_width, sign="+") + mark
@@ -152,7 +153,7 @@ def _published(number: published.Published) -> str:
 
 
 def _average(row: Row, name: str) -> float | None:
-    """The mean over the runs of a row; None where one does not know."""
+    """Return the mean over the runs of a row; None where a run does not state the value."""
     values = [getattr(run, name) for run in row.runs]
     return None if not values or None in values else sum(values) / len(values)
 
@@ -188,8 +189,8 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Keep an error message from ending a cell or opening a tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Keep a text from ending a cell, opening a tag, or linking to a page or picture elsewhere."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
 _TEX = str.maketrans({character: "\\" + character for character in "&%$#_{}"} | {
@@ -199,7 +200,7 @@ _TEX = str.maketrans({character: "\\" + character for character in "&%$#_{}"} | 
 
 
 def _tex(text: str) -> str:
-    """``text`` as LaTeX prints it, a minus before a number with its full width."""
+    """Return ``text`` escaped for LaTeX, a minus before a number with its full width."""
     return re.sub(r"(^|\s)-(?=\d)", r"\1$-$", " ".join(text.split()).translate(_TEX))
 
 
@@ -210,12 +211,14 @@ def _tex_line(line: Sequence[str]) -> str:
 def _machine(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(csv_safe(str(value)))
 
 
 def _record(row: Row) -> dict[str, object]:
-    """Columns of report.csv; None where a failed run or a reference has no value."""
-    run, pair, by_seed = row.runs[0] if row.runs else None, row.paired, row.by_seed
+    """Return the columns of report.csv; None where a failed run or a reference has no value."""
+    run = row.runs[0] if row.runs else None
+    pair = row.paired
+    by_seed = row.by_seed
     others = row.published[0] if row.published else None
     return {
         "label": row.label,

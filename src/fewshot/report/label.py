@@ -1,23 +1,26 @@
-"""Short names for runs: the method, and only those settings that differ between the runs."""
+"""Name runs in short: the method, and only the settings that differ between the runs."""
 
 from collections import Counter
 from collections.abc import Sequence
 
+from fewshot.files import printable
 from fewshot.report.read_runs import Failure, Run
 
 # Facts that a result states itself, so that a default and an override of the same value look the same.
 _STATED = ("data", "split", "task", "seed", "bn")
+_LONGEST = 60  # characters of a name or of a setting's value
+_LONGEST_LABEL = 300
 
 
 def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that differ only in their seed together, ordered by it; runs of one seed stay apart."""
-    found: dict[tuple, list[Run]] = {}
+    """Group the runs that differ only in their seed, ordered by seed; runs of one seed stay apart."""
+    groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         settings = {key: value for key, value in _settings(run).items() if key != "seed"}
-        found.setdefault((_name(run), *sorted(settings.items())), []).append(run)
+        groups.setdefault((run.label, *sorted(settings.items())), []).append(run)
     return [
         part
-        for same in found.values()
+        for same in groups.values()
         for part in (
             [sorted(same, key=lambda run: run.seed)]
             if len({run.seed for run in same}) == len(same)
@@ -27,7 +30,7 @@ def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def labels(settings_of_runs: Sequence[Sequence[Run]], failures: Sequence[Failure] = ()) -> list[str]:
-    """One label a setting, for example ``maml 5w1s inner_lr=0.1``, then one a failure.
+    """Label each setting, for example ``maml 5w1s inner_lr=0.1``, then each failure.
 
     Equal settings are told apart by their folders. A failure without overrides is known by its folder only.
     """
@@ -37,26 +40,33 @@ def labels(settings_of_runs: Sequence[Sequence[Run]], failures: Sequence[Failure
     for seeds, setting in zip(settings_of_runs, settings, strict=False):
         if len(seeds) > 1:
             del setting["seed"]
-    told = [setting for run, setting in zip(runs, settings, strict=True) if isinstance(run, Run) or run.overrides]
-    shown = [key for key in dict.fromkeys(key for setting in told for key in setting) if _varies(key, told)]
+    known = [setting for run, setting in zip(runs, settings, strict=True) if isinstance(run, Run) or run.overrides]
+    shown = [key for key in dict.fromkeys(key for setting in known for key in setting) if _varies(key, known)]
     # The display name stands for the method, unless two methods go by one name.
     methods = {(name, setting.get("method")) for name, setting in zip(names, settings, strict=True)}
     if "method" in shown and len(methods) == len(set(names)):
         shown.remove("method")
     short = _short_keys(shown)
     texts = [
-        " ".join([name] + [_text(key, short[key], setting[key]) for key in shown if key in setting])
+        printable(
+            " ".join([name, *(_text(key, short[key], setting[key]) for key in shown if key in setting)]), _LONGEST_LABEL
+        )
         for name, setting in zip(names, settings, strict=True)
     ]
     return _unique(texts, runs)
 
 
 def _name(run: Run | Failure) -> str:
-    return run.label if isinstance(run, Run) else _overridden(run).get("method", run.path.name)
+    return shortened(run.label if isinstance(run, Run) else _overridden(run).get("method", run.path.name))
+
+
+def shortened(text: str) -> str:
+    """Return a name or a setting's value in at most 60 printable characters."""
+    return printable(text, _LONGEST)
 
 
 def _settings(run: Run | Failure) -> dict[str, str]:
-    """The stated facts in a fixed order, then the other overrides."""
+    """Return the stated facts in a fixed order, then the other overrides."""
     overrides = _overridden(run)
     if isinstance(run, Run):
         stated = {"data": run.data, "task": run.task, "seed": str(run.seed), "bn": run.bn}
@@ -81,7 +91,7 @@ def _varies(key: str, settings: list[dict[str, str]]) -> bool:
 
 
 def _short_keys(keys: list[str]) -> dict[str, str]:
-    """``method.inner_lr`` as ``inner_lr``, where no other key ends the same way."""
+    """Shorten ``method.inner_lr`` to ``inner_lr``, where no other key ends the same way."""
     ends = Counter(map(_end, keys))
     return {key: _end(key) if ends[_end(key)] == 1 else key for key in keys}
 
@@ -91,13 +101,15 @@ def _end(key: str) -> str:
 
 
 def _text(key: str, short: str, value: str) -> str:
-    return value if key in ("data", "task") else f"{short}={value}"
+    return shortened(value) if key in ("data", "task") else f"{shortened(short)}={shortened(value)}"
 
 
 def _unique(texts: list[str], runs: Sequence[Run | Failure]) -> list[str]:
-    seen = Counter(texts)
+    counts = Counter(texts)
     folders = Counter((text, run.path.name) for text, run in zip(texts, runs, strict=True))
     return [
-        text if seen[text] == 1 else f"{text} ({run.path.name if folders[text, run.path.name] == 1 else run.path})"
+        text
+        if counts[text] == 1
+        else f"{text} ({printable(run.path.name if folders[text, run.path.name] == 1 else str(run.path))})"
         for text, run in zip(texts, runs, strict=True)
     ]

@@ -1,11 +1,15 @@
-"""Find the runs below some folders and read what they left there."""
+"""Find the runs below some folders and read their files, which may come from a stranger.
 
-import csv
+A run whose files cannot be read costs the table of the others nothing: the run becomes a ``Failure``.
+"""
+
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import yaml
@@ -13,12 +17,23 @@ from numpy.typing import NDArray
 
 from fewshot.calibration import FILE, Bins, read_bins
 from fewshot.errors import UserError
+from fewshot.files import MEGABYTE, csv_columns, printable, read_text
 from fewshot.result import EPISODES, RESULT, read_result
+
+_ERROR = "error.txt"
+_OVERRIDES = ".hydra/overrides.yaml"
+_LONGEST_NAME = 120  # characters; a name is the key of nothing beyond them
+_LONGEST_ERROR = 500
+_LONGEST_FINGERPRINT = 64
+_MOST_EPISODES = 1_000_000
+_LATEST = 4e9  # seconds since 1970: times of files from archives can lie beyond all calendars
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One finished run, as its ``result.json``, ``episodes.csv`` and ``calibration.csv`` tell it.
+    """Hold the content of a finished run's ``result.json``, ``episodes.csv`` and ``calibration.csv``.
+
+    Texts are ``printable``.
 
     Attributes:
         path: folder of the run.
@@ -69,11 +84,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that stopped with an error and has no result."""
+    """Hold a run without a result: the run stopped with an error, or its files cannot be read."""
 
     path: Path
     overrides: tuple[str, ...]
     error: str
+    outcome: Literal["failed", "unreadable"] = "failed"
 
 
 def collect(paths: Iterable[str | Path]) -> tuple[list[Run], list[Failure]]:
@@ -81,31 +97,48 @@ def collect(paths: Iterable[str | Path]) -> tuple[list[Run], list[Failure]]:
 
     A path is a run's folder or any folder above runs. Runs come in the order of ``paths`` and
     in natural order (2 before 10) below each; one reached twice is read once. A folder with an
-    ``error.txt`` and no ``result.json`` is a failure.
+    ``error.txt`` and no ``result.json`` is a failure; so is a run with a damaged file, after all others.
 
     Raises:
-        UserError: a path does not exist or has no run below it, or a file of a run is malformed.
+        UserError: a path does not exist or has no run below it, or no run can be read.
     """
     runs: dict[Path, Run] = {}
     failures: dict[Path, Failure] = {}
+    unreadable: dict[Path, Failure] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"{path}: {'not a folder' if path.exists() else 'does not exist'}")
-        finished = _folders_with("result.json", path)
-        failed = [folder for folder in _folders_with("error.txt", path) if folder not in finished]
+        finished, failed = _run_folders(path)
         if not finished and not failed:
-            raise UserError(f"{path}: no result.json in it or below it")
-        for folder in finished:
-            if folder.resolve() not in runs:
-                runs[folder.resolve()] = _read_run(folder)
-        for folder in failed:
-            if folder.resolve() not in failures:
-                failures[folder.resolve()] = _read_failure(folder)
-    return list(runs.values()), list(failures.values())
+            raise UserError(f"{path}: no {RESULT} in it or below it")
+        for folder in finished + failed:
+            known = folder.resolve()
+            if known in runs or known in failures or known in unreadable:
+                continue
+            try:
+                if folder in finished:
+                    runs[known] = _read_run(folder)
+                else:
+                    failures[known] = _read_failure(folder)
+            except UserError as error:
+                text = printable(str(error), _LONGEST_ERROR)
+                unreadable[known] = Failure(folder, (), text, outcome="unreadable")
+    if unreadable and not runs and not failures:
+        others = f" (and {len(unreadable) - 1} further runs)" if len(unreadable) > 1 else ""
+        raise UserError(next(iter(unreadable.values())).error + others)
+    return list(runs.values()), [*failures.values(), *unreadable.values()]
 
 
-def _folders_with(name: str, root: Path) -> list[Path]:
-    return sorted((file.parent for file in root.rglob(name)), key=_natural)
+def _run_folders(root: Path) -> tuple[list[Path], list[Path]]:
+    """Find the folders with a result, and the folders with an error only; links to folders are not followed."""
+    finished, failed = [], []
+    for folder, folders, files in os.walk(root):
+        names = {*folders, *files}
+        if RESULT in names:
+            finished.append(Path(folder))
+        elif _ERROR in names:
+            failed.append(Path(folder))
+    return sorted(finished, key=_natural), sorted(failed, key=_natural)
 
 
 def _natural(path: Path) -> list[list[str | int]]:
@@ -114,53 +147,64 @@ def _natural(path: Path) -> list[list[str | int]]:
 
 
 def _read_run(folder: Path) -> Run:
-    accuracy, fingerprints = _read_episodes(folder / EPISODES)
+    accuracy, fingerprints = _read_episodes(folder)
     result = read_result(folder)
     return Run(
         path=folder,
-        label=result.name or result.method,
-        method=result.method,
-        data=result.data,
-        split=result.split,
-        task=result.task_name,
+        label=_name(result.name or result.method),
+        method=_name(result.method),
+        data=_name(result.data),
+        split=_optional_name(result.split),
+        task=_name(result.task_name),
         ways=result.ways,
         label_fraction=result.label_fraction,
         distractors=result.distractors,
         seed=result.seed,
-        bn=result.bn,
-        overrides=result.overrides,
+        bn=_name(result.bn),
+        overrides=tuple(map(printable, result.overrides)),
         stated_accuracy=result.test.accuracy,
         seconds=result.train.seconds,
         episodes_per_second=result.train.episodes_per_second,
         peak_memory_mb=result.peak_memory_mb,
         parameters=result.parameters,
         adapted_parameters=result.adapted_parameters,
-        device=result.device,
-        commit=result.git_commit,
-        finished=(folder / RESULT).stat().st_mtime,
+        device=_optional_name(result.device),
+        commit=_optional_name(result.git_commit),
+        finished=min(max((folder / RESULT).stat().st_mtime, 0), _LATEST),
         ece=result.test.ece,
-        bins=read_bins(folder / FILE),
+        bins=read_bins(folder / FILE) if os.path.lexists(folder / FILE) else None,
         accuracy=accuracy,
         fingerprints=fingerprints,
     )
 
 
-def _read_episodes(file: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+def _name(text: str) -> str:
+    return printable(text, _LONGEST_NAME)
+
+
+def _optional_name(text: str | None) -> str | None:
+    return None if text is None else _name(text)
+
+
+def _read_episodes(folder: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    file = folder / EPISODES
     rows: dict[int, tuple[float, str]] = {}
-    # csv reads a fingerprint such as 12e4 as text; a reader that guesses types makes a number of it.
-    reader = csv.DictReader(_read_text(file).splitlines())
-    for row in reader:
+    # A fingerprint such as 12e4 is a text; a reader that guesses types makes a number of the fingerprint.
+    for line, cells in csv_columns(read_text(file, inside=folder), ("episode", "accuracy", "fingerprint"), file):
         try:
-            episode, accuracy, fingerprint = int(row["episode"]), float(row["accuracy"]), row["fingerprint"].strip()
-        except KeyError as error:
-            raise UserError(f"{file}: the column {error} is missing") from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{file}: line {reader.line_num} is not an episode") from error
-        if not (math.isfinite(accuracy) and 0 <= accuracy <= 1 and fingerprint):
-            raise UserError(f"{file}: line {reader.line_num} needs an accuracy in [0, 1] and a fingerprint")
+            number, share, fingerprint = cells
+            episode = int(number)
+            accuracy = float(share)
+        except ValueError as error:
+            raise UserError(f"{file}: line {line} is not an episode") from error
+        fingerprint = fingerprint.strip()
+        if not (math.isfinite(accuracy) and 0 <= accuracy <= 1 and 0 < len(fingerprint) <= _LONGEST_FINGERPRINT):
+            raise UserError(f"{file}: line {line} needs an accuracy in [0, 1] and a fingerprint")
         if episode in rows:
-            raise UserError(f"{file}: line {reader.line_num} repeats episode {episode}")
+            raise UserError(f"{file}: line {line} repeats episode {episode}")
         rows[episode] = accuracy, fingerprint
+        if len(rows) > _MOST_EPISODES:
+            raise UserError(f"{file}: more than {_MOST_EPISODES:,} test episodes")
     if not rows:
         raise UserError(f"{file}: no test episodes in it")
     ordered = [rows[episode] for episode in sorted(rows)]
@@ -168,28 +212,22 @@ def _read_episodes(file: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
 
 
 def _read_failure(folder: Path) -> Failure:
-    lines = _read_text(folder / "error.txt").split("\n")
+    lines = read_text(folder / _ERROR, inside=folder).split("\n")
     error = next((line.strip() for line in lines if line.strip()), "stopped without a message")
-    return Failure(folder, _read_overrides(folder / ".hydra" / "overrides.yaml"), error)
+    return Failure(folder, _read_overrides(folder), printable(error, _LONGEST_ERROR))
 
 
-def _read_overrides(file: Path) -> tuple[str, ...]:
-    """What the user typed for a run without a result: a YAML list of strings, absent in other folders."""
-    if not file.is_file():
+def _read_overrides(folder: Path) -> tuple[str, ...]:
+    """Read the settings that the user typed for a run without a result: a YAML list of texts, absent in some runs."""
+    file = folder / _OVERRIDES
+    if not os.path.lexists(file):
         return ()
+    text = read_text(file, inside=folder, most=MEGABYTE)
     try:
-        overrides = yaml.safe_load(_read_text(file)) or ()
-    except yaml.YAMLError as error:
+        # The base loader makes texts of all scalars, and merges no mappings: neither can grow without bound.
+        overrides = yaml.load(text, Loader=yaml.BaseLoader) or []
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{file}: not YAML") from error
-    if not isinstance(overrides, list | tuple):
+    if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
         raise UserError(f"{file}: not a list of overrides")
-    return tuple(map(str, overrides))
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text") from error
+    return tuple(map(printable, overrides))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.report.label import by_setting, labels
+from fewshot.report.label import by_setting, labels, shortened
 from fewshot.report.published import Published, published
 from fewshot.report.read_runs import Failure, Run
 from fewshot.statistics import Paired, holm, interval, paired
@@ -41,7 +41,8 @@ class Row:
         by_seed: the same over the seeds that both have; None where these are fewer than two.
         published: what others report for the same data, task and method.
         bn_pair: BatchNorm protocols of this row and of its reference, where both have one and they differ.
-        note: what a reader must know, for example why there is no difference.
+        note: for the reader, for example why there is no difference.
+        outcome: ``failed`` or ``unreadable`` in a row without runs.
     """
 
     label: str
@@ -59,19 +60,20 @@ class Row:
     published: tuple[Published, ...] = ()
     bn_pair: tuple[str, str] | None = None
     note: str = ""
+    outcome: str = "finished"
 
     @property
     def task(self) -> str:
-        """Data set and task, for example ``glyphs 5w1s``; of a failure nothing."""
-        return f"{self.runs[0].data} {self.runs[0].task}" if self.runs else ""
+        """Return data set and task, for example ``glyphs 5w1s``; nothing for a failure."""
+        return shortened(f"{self.runs[0].data} {self.runs[0].task}") if self.runs else ""
 
     def name(self, run: Run) -> str:
-        """What tells one of the row's runs from all others: the label, of several seeds with the run's own."""
+        """Return the label, with the seed of ``run`` where the row has several."""
         return f"{self.label} seed={run.seed}" if len(self.runs) > 1 else self.label
 
     @property
     def verdict(self) -> str:
-        """``better`` or ``worse`` than the reference where both intervals leave out zero."""
+        """Return ``better`` or ``worse`` than the reference where both intervals leave out zero."""
         if self.paired is None:
             return ""
         if self.by_seed is None:
@@ -114,7 +116,7 @@ def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
         seen.add((data, task))
         rows += _group(members, index, note)
     rows += [
-        Row(name, failure.path, note=failure.error)
+        Row(name, failure.path, note=failure.error, outcome=failure.outcome)
         for failure, name in zip(failures, names[len(settings) :], strict=True)
     ]
     return Table(tuple(rows), _footnotes(rows))
