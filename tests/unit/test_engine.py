@@ -113,7 +113,6 @@ def test_checkpoints_save_memory_under_second_order():
     [
         ({"chunk": 0}, "engine.chunk=0: must be at least 1"),
         ({"chunk": 4, "checkpoint": True}, "engine.checkpoint=true takes one task at a time"),
-        ({"compile": True}, "engine.compile=true: torch.compile cannot trace"),
     ],
 )
 def test_settings_that_cannot_be_had_are_one_line(settings, message):

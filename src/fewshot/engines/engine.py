@@ -25,19 +25,13 @@ class Engine(ABC):
         chunk: tasks computed together; None chooses it from the size of a task.
         checkpoint: under second order keep no graph of the inner steps, but compute each again in the
             backward pass: one step's memory instead of all, for about half as much time again. One task at a time.
-        compile: refused, with the reason.
     """
 
-    def __init__(self, chunk: int | None = None, checkpoint: bool = False, compile: bool = False) -> None:
+    def __init__(self, chunk: int | None = None, checkpoint: bool = False) -> None:
         if chunk is not None and chunk < 1:
             raise UserError(f"engine.chunk={chunk}: must be at least 1, or null to choose it")
         if checkpoint and chunk not in (None, 1):
             raise UserError(f"engine.checkpoint=true takes one task at a time: engine.chunk={chunk} cannot be had")
-        if compile:
-            raise UserError(
-                "engine.compile=true: torch.compile cannot trace the gradients that an inner loop takes of each task; "
-                "leave it false"
-            )
         self.chunk, self.checkpoint = 1 if checkpoint else chunk, checkpoint
 
     @abstractmethod

@@ -30,10 +30,10 @@ class Learn2LearnEngine(LoopEngine):
         UserError: learn2learn cannot be imported.
     """
 
-    def __init__(self, chunk: int | None = None, checkpoint: bool = False, compile: bool = False) -> None:
+    def __init__(self, chunk: int | None = None, checkpoint: bool = False) -> None:
         if checkpoint:
             raise UserError("engine.checkpoint=true: learn2learn has no such thing; choose engine=vmap or loop")
-        super().__init__(chunk, compile=compile)
+        super().__init__(chunk)
         self.maml = load().algorithms.MAML
 
     def descend(self, loss: InnerLoss, params: Params, rates: Rates, steps: int, second_order: bool) -> Params:

@@ -20,6 +20,7 @@ from fewshot.errors import UserError
 from fewshot.methods.predictor import Predictor
 from fewshot.networks import Prediction
 from fewshot.networks.norm_layers import Statistics, batch_norms, normalising, recording
+from fewshot.networks.refused_layers import refuse_layers
 
 BN_PROTOCOLS = ("transductive", "support", "running")
 CALIBRATION_EPISODES = 100
@@ -44,6 +45,12 @@ class BatchNormProtocol(pl.LightningModule, ABC):
         super().__init__()
         self.bn = bn
         self.bn_estimated = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a network with layers that cannot see many tasks at once is refused."""
+        if isinstance(value, nn.Module):
+            refuse_layers(value)
+        super().__setattr__(name, value)
 
     @property
     @abstractmethod

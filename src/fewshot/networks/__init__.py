@@ -3,9 +3,10 @@
 from fewshot.networks.backbone import Backbone, conv4, mlp
 from fewshot.networks.class_head import ClassHead, CosineHead, LinearHead
 from fewshot.networks.classifier import Classifier, LinearClassifier, Prediction
+from fewshot.networks.drop_block import DropBlock
 from fewshot.networks.full_context import FullContext
 from fewshot.networks.gan import Generator, TaskEncoder
-from fewshot.networks.norm_layers import BatchNorm
+from fewshot.networks.norm_layers import BatchNorm, GroupNorm
 from fewshot.networks.relation import RelationNetwork
 from fewshot.networks.resnet12 import resnet12
 from fewshot.networks.resnet18 import resnet18
@@ -17,8 +18,10 @@ __all__ = [
     "ClassHead",
     "Classifier",
     "CosineHead",
+    "DropBlock",
     "FullContext",
     "Generator",
+    "GroupNorm",
     "LinearClassifier",
     "LinearHead",
     "Prediction",
