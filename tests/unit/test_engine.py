@@ -1,14 +1,20 @@
 """Engines: learn2learn's own inner loop is the reference; what their settings promise."""
 
+import re
+import runpy
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from benchmarks.tensor_memory import most_held_mb
+from packaging.requirements import Requirement
 
 from fewshot.data.sampler import EpisodeSampler
-from fewshot.engines import Engine, LoopEngine, VmapEngine
+from fewshot.engines import Engine, LoopEngine, VmapEngine, gradient
 from fewshot.engines.learn2learn import Learn2LearnEngine
 from fewshot.episode import Episode
 from fewshot.errors import UserError
@@ -16,6 +22,8 @@ from fewshot.methods import MAML
 from fewshot.networks import conv4, mlp
 from methods_table import SIZE, build, maml, metagan, objective, outer_gradient
 from synthetic_data import synthetic_split
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -78,6 +86,21 @@ assert {name for name in UNUSED if name in sys.modules} <= here
 assert {name for name in UNUSED if importlib.util.find_spec(name)} == here
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("module", ["torch._C._functorch", "torch._functorch.pyfunctorch"])
+def test_a_torch_without_the_names_that_vmap_needs_is_one_line(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    with pytest.raises(ImportError, match=r"^fewshot works with torch 2.13 and 2.14, but .* 'torch>=2.13,<2.15'$"):
+        runpy.run_path(gradient.__file__)
+
+
+def test_the_bounds_of_torch_hold_the_pinned_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (bounds,) = (Requirement(text) for text in project["dependencies"] if Requirement(text).name == "torch")
+    (pinned,) = re.findall(r"^torch==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert {bound.operator for bound in bounds.specifier} == {">=", "<"}
+    assert pinned in bounds.specifier
 
 
 @pytest.mark.parametrize("engine", [LoopEngine, VmapEngine])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fewshot.engines.gradient import InnerLoss, Params, Rates, gradient, move
+from fewshot.engines.gradient import InnerLoss, Params, Rates, descend_in_place, gradient
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 
@@ -65,7 +65,7 @@ class Engine(ABC):
         fixed = {name: rate for name, rate in rates.items() if not isinstance(rate, Tensor)}
         for step in range(steps):
             if step and not graph and len(fixed) == len(rates):  # what the first step began from is not ours
-                move(loss, params, fixed, step)
+                descend_in_place(loss, params, fixed, step)
                 continue
             params = checkpoint(after, params, step, use_reentrant=False) if again else after(params, step)
         return params

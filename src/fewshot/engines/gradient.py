@@ -1,4 +1,9 @@
-"""The gradient of an inner loss, of one task or under ``vmap`` of each of many."""
+"""Take the gradient of an inner loss, of one task or under ``vmap`` of each of many tasks.
+
+Tasks do not meet in their losses: plain autograd of the sum over tasks, below ``vmap``, gives each task its own
+gradient. ``torch.func.grad`` inside ``vmap`` does too, but a second layer of wrapped tensors doubles the cost of a
+step on five small images.
+"""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -6,12 +11,19 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch._C._functorch import _add_batch_dim, _remove_batch_dim, peek_interpreter_stack
-from torch._functorch.pyfunctorch import (
-    VmapInterpreter,
-    retrieve_current_functorch_interpreter,
-    temporarily_pop_interpreter_stack,
-)
+
+try:  # the inside of vmap, which no version of torch promises: pyproject.toml bounds the versions that were tried
+    from torch._C._functorch import _add_batch_dim, _remove_batch_dim, peek_interpreter_stack
+    from torch._functorch.pyfunctorch import (
+        VmapInterpreter,
+        retrieve_current_functorch_interpreter,
+        temporarily_pop_interpreter_stack,
+    )
+except ImportError as error:
+    raise ImportError(
+        f"fewshot works with torch 2.13 and 2.14, but this is torch {torch.__version__} ({error}): "
+        "pip install 'torch>=2.13,<2.15'"
+    ) from None
 
 Params = dict[str, Tensor]
 Rates = Mapping[str, Tensor | float]
@@ -19,58 +31,67 @@ InnerLoss = Callable[[Params, int], Tensor]
 
 
 def gradient(loss: InnerLoss, params: Params, step: int, create_graph: bool) -> Params:
-    """The gradient of ``loss(params, step)``; of each task's own where called under ``vmap``.
+    """Return the gradient of ``loss(params, step)``; under ``vmap`` the gradient of each task.
 
-    Without ``create_graph`` it is a constant, and no graph of the pass is kept.
+    Without ``create_graph`` the gradient is a constant, and no graph of the pass is kept.
     """
     if peek_interpreter_stack() is None:
         return _differentiate(loss, params, step, create_graph)
-    loss, params, wrap = _of_all_tasks(loss, params)
-    return wrap(_differentiate(loss, params, step, create_graph))
+    vmap = _Vmap()
+    return vmap.split(_differentiate(vmap.stacked_loss(loss), vmap.stack(params), step, create_graph))
 
 
-def move(loss: InnerLoss, params: Params, rates: Mapping[str, float], step: int) -> None:
-    """Subtracts rate times gradient from ``params``, in place: a gradient is gone before the next one is there.
+def descend_in_place(loss: InnerLoss, params: Params, rates: Mapping[str, float], step: int) -> None:
+    """Subtract rate times gradient from ``params`` in place, one parameter after another.
 
-    What made ``params`` keeps its derivative, as if the gradient were a constant. Nothing may have saved them
-    for a backward pass.
+    A gradient is freed before the next gradient is computed. The graph behind ``params`` keeps its derivative, as if
+    the gradient were a constant. No backward pass may have saved ``params``.
     """
     if peek_interpreter_stack() is not None:
-        loss, params, _ = _of_all_tasks(loss, params)
+        vmap = _Vmap()
+        loss = vmap.stacked_loss(loss)
+        params = vmap.stack(params)
     with _below_vmap():
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         for name, leaf in leaves.items():
-            leaf.register_post_accumulate_grad_hook(partial(_move, rates[name]))
+            leaf.register_post_accumulate_grad_hook(partial(_subtract_gradient, rates[name]))
     with torch.enable_grad():
         value = loss(leaves, step)
         with _below_vmap():
             torch.autograd.backward(value.sum(), inputs=list(leaves.values()))
 
 
-def _move(rate: float, leaf: Tensor) -> None:
+def _subtract_gradient(rate: float, leaf: Tensor) -> None:
     assert leaf.grad is not None
     leaf.data.sub_(leaf.grad, alpha=rate)
     leaf.grad = None
 
 
-def _of_all_tasks(loss: InnerLoss, params: Params) -> tuple[InnerLoss, Params, Callable[[Params], Params]]:
-    """The loss of each task and its parameters, stacked, as they are below ``vmap``; and the way back up.
+class _Vmap:
+    """Convert tensors between one task, as seen inside the running ``vmap``, and all tasks stacked below it."""
 
-    Tasks do not meet in their losses: plain autograd of the sum, below ``vmap``, gives each its own gradient.
-    ``torch.func.grad`` inside ``vmap`` does too, but a second layer of wrapped tensors doubles what a step of
-    five small images costs.
-    """
-    vmap = retrieve_current_functorch_interpreter()
-    assert isinstance(vmap, VmapInterpreter)
-    level, size = vmap.level(), vmap.batch_size()
+    def __init__(self) -> None:
+        interpreter = retrieve_current_functorch_interpreter()
+        assert isinstance(interpreter, VmapInterpreter)
+        self.level = interpreter.level()
+        self.tasks = interpreter.batch_size()
 
-    def wrap(stacked: Params) -> Params:
-        return {name: _add_batch_dim(value, 0, level) for name, value in stacked.items()}
+    def stack(self, params: Params) -> Params:
+        """Return the parameters of all tasks, with the axis of tasks first."""
+        return {name: _remove_batch_dim(value, self.level, self.tasks, 0) for name, value in params.items()}
 
-    def losses(stacked: Params, step: int) -> Tensor:
-        return _remove_batch_dim(loss(wrap(stacked), step), level, size, 0)
+    def split(self, params: Params) -> Params:
+        """Return stacked parameters as the parameters of one task."""
+        return {name: _add_batch_dim(value, 0, self.level) for name, value in params.items()}
 
-    return losses, {name: _remove_batch_dim(value, level, size, 0) for name, value in params.items()}, wrap
+    def stacked_loss(self, loss: InnerLoss) -> InnerLoss:
+        """Return the loss of one task as a function of stacked parameters to the losses of all tasks."""
+
+        def losses(stacked: Params, step: int) -> Tensor:
+            value: Tensor = _remove_batch_dim(loss(self.split(stacked), step), self.level, self.tasks, 0)
+            return value
+
+        return losses
 
 
 def _differentiate(loss: InnerLoss, params: Params, step: int, create_graph: bool) -> Params:
