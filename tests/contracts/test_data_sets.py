@@ -1,0 +1,78 @@
+"""Check every data set of conf/data that needs no files against the same rules."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+import fewshot.command.run_folder  # noqa: F401 - resolvers of conf/config.yaml
+from fewshot.data import EpisodeData, Task
+from fewshot.data.split import assert_disjoint
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def composed(data: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=[f"data={data}"])
+
+
+# A data set with a root reads files of its own; tests/data makes such files.
+MADE = [
+    file.stem for file in sorted((CONF / "data").glob("*.yaml")) if "root" not in composed(file.stem).data.dataset
+]  # fmt: skip
+
+
+@pytest.fixture(params=MADE, scope="module")
+def cfg(request):
+    return composed(request.param)
+
+
+@pytest.fixture(scope="module")
+def splits(cfg):
+    return instantiate(cfg.data.dataset).load()
+
+
+def test_splits_share_no_class(splits):
+    assert set(splits) == {"train", "val", "test"}
+    assert_disjoint({name: split.classes for name, split in splits.items()})
+
+
+def test_images_are_as_the_config_says(cfg, splits):
+    for split in splits.values():
+        assert split.images.shape[1:] == (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+
+
+def test_names_say_data_set_and_split(cfg, splits):
+    assert [split.name for split in splits.values()] == [f"{cfg.data.name}/{name}" for name in splits]
+
+
+def test_a_second_load_is_the_same(cfg, splits):
+    again = instantiate(cfg.data.dataset).load()
+    for name, split in splits.items():
+        assert again[name].classes == split.classes
+        assert again[name].digest == split.digest
+        assert torch.equal(again[name].images, split.images)
+
+
+def test_no_image_is_in_two_classes(cfg, splits):
+    """Points of the plane, images of one pixel, may coincide."""
+    for split in splits.values():
+        owners = torch.arange(len(split.classes)).repeat_interleave(split.counts)
+        _, which = split.images.flatten(1).unique(dim=0, return_inverse=True)
+        pairs = torch.stack([which, owners]).unique(dim=1)
+        shared = (pairs[0].bincount() > 1).any()
+        assert not shared or cfg.data.image_size == 1
+
+
+def test_episodes_are_drawn_and_normalised(cfg):
+    """Draw the default training tasks and test tasks; pixels come near mean 0 and deviation 1 where the config says."""
+    data = EpisodeData(instantiate(cfg.data.dataset), Task(**cfg.task), 0, 1, mean=cfg.data.mean, std=cfg.data.std)
+    data.setup()
+    for name in ("train", "val", "test"):
+        episodes = data.sampler(name)(torch.arange(4))
+        assert episodes.support_x.isfinite().all()
+        assert episodes.query_x.abs().max() <= max(cfg.data.mean, 1 - cfg.data.mean) / cfg.data.std + 1e-6
+        assert episodes.query_x.flatten(2).std(-1).max() > 0
