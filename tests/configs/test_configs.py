@@ -13,7 +13,7 @@ import fewshot.command.run_folder  # noqa: F401 - resolvers of conf/config.yaml
 from fewshot.data import Task
 from fewshot.engines import VmapEngine
 from fewshot.methods import ProtoNet
-from methods_table import METHODS, RECIPES, build
+from methods_table import METHODS, build
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -81,12 +81,6 @@ def parts(file: str) -> tuple[str, str, str]:
 def test_names_of_tuned_files_with_underscores_are_understood():
     assert parts("cifar_fs_5w5s_metagan_protonet") == ("cifar_fs", "5w5s", "metagan_protonet")
     assert parts("mini_imagenet_5w1s_maml") == ("mini_imagenet", "5w1s", "maml")
-
-
-@pytest.mark.parametrize("method", RECIPES)
-def test_the_documents_name_every_method(method):
-    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    assert any(f"`{method}`" in file.read_text(encoding="utf-8") for file in documents), f"no document names {method}"
 
 
 @pytest.mark.parametrize("file", names("tuned"))

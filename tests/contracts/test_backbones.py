@@ -18,6 +18,8 @@ from synthetic_data import synthetic_split
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(file.stem for file in (CONF / "backbone").glob("*.yaml"))
 SIZE = 28
+# Eleven million parameters and more: at every run tests/unit/test_resnet.py checks narrower ones.
+LARGE = ("resnet12", "resnet18")
 
 
 def build(name: str):
@@ -38,7 +40,9 @@ def test_features_are_as_many_as_the_backbone_says(name):
     assert not torch.equal(features[0], features[1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.thorough) if name in LARGE else name for name in NAMES]
+)
 def test_engines_give_one_second_order_gradient(name, float64):
     """MAML's outer gradient of two 3-way tasks, one after another and together; it reaches every filter and matrix.
 

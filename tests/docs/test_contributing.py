@@ -12,7 +12,8 @@ import pytest
 
 from pages import CONTRIBUTING, ROOT, blocks, table
 
-COPIED = ("src", "conf", "tests", "run.py", "pyproject.toml")
+COPIED = ("src", "conf", "tests", "run.py", "pyproject.toml", "README.md", "docs")
+LISTS = ("test_the_site_names_every_method", "test_the_readme_lists_choices_that_exist")
 FILES = [block for block in blocks(CONTRIBUTING) if block.title]
 COMMANDS = [line for block in blocks(CONTRIBUTING, "bash") for line in block.text.splitlines()]
 BUDGET = ("trainer.max_steps=1", "task.test_episodes=2", "task.val_episodes=2", "task.queries=1", "figures=false")
@@ -56,26 +57,39 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "pytest" in command])
-def test_the_checks_are_green_at_the_first_run(command, followed):
-    program, *arguments = shlex.split(command)
-    assert program == "python"
-    done = run([*arguments, "-q", "-p", "no:cacheprovider"], followed)
+def test_the_checks_are_green_at_the_first_run(followed):
+    """All checks of the page in one process: the files of each command, and the names that each chooses."""
+    files, names = [], []
+    for command in (command for command in COMMANDS if "pytest" in command):
+        python, module, pytest_, *chosen, option, name = shlex.split(command)
+        assert (python, module, pytest_, option) == ("python", "-m", "pytest", "-k")
+        files += chosen
+        names.append(name)
+    done = run(
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", *dict.fromkeys(files), "-k", " or ".join(names)], followed
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
     assert "skipped" not in done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 50
 
 
+@pytest.mark.thorough
+def test_no_list_has_to_be_changed(followed):
+    """The lists of the README and of the site are right with the new parts, and without another edit."""
+    lists = [f"tests/docs/test_pages.py::{name}" for name in LISTS]
+    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *lists], followed)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "run.py" in command])
 def test_the_runs_end_in_an_accuracy(command, followed):
     _, *arguments = shlex.split(command)
-    done = run([*arguments, *BUDGET, "name=" + str(COMMANDS.index(command))], followed)
+    done = run([*arguments, *BUDGET, f"name=run{COMMANDS.index(command)}"], followed)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "test accuracy" in done.stdout + done.stderr
-
-
-def test_the_figure_is_drawn(followed):
-    """The last run of the page draws the figure, without any other setting."""
-    assert list(followed.glob("outputs/*/figures/task_accuracies.png"))
+    figures = list(followed.glob(f"outputs/run{COMMANDS.index(command)}/figures/task_accuracies.png"))
+    assert len(figures) == ("task_accuracies" in command)
 
 
 def test_every_command_is_run():
@@ -91,6 +105,7 @@ def test_the_table_of_files_names_the_files_of_the_blocks():
     assert written == named
 
 
+@pytest.mark.thorough
 def test_new_files_are_formatted_and_typed(followed):
     new = [block.title for block in FILES if block.title.startswith("src/")]
     for command in (["ruff", "check", *new], ["ruff", "format", "--check", *new], ["mypy", *new]):
