@@ -1,0 +1,242 @@
+"""Make run folders with random damage and hostile contents, for trials of the report.
+
+``python tests/report/run_folder_trials.py COUNT [FIRST]`` runs trials, each in a limited process.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60
+MEMORY = 3 * 2**30  # of addresses, of which the libraries alone take more than one
+ENTRIES = (
+    *("method", "name", "data", "split", "label_fraction", "task", "seed", "bn", "test", "val", "train", "parameters"),
+    *("adapted_parameters", "peak_memory_mb", "device", "git_commit", "overrides", "format", "path"),
+)
+WITHIN = {
+    "task": ("ways", "shots", "name", "distractors"),
+    "test": ("accuracy", "ci95", "loss", "ece"),
+    "train": ("steps", "seconds", "episodes_per_second"),
+    "val": ("accuracy",),
+}
+VALUES = (
+    *(None, True, 0, -1, 1.5, 2**63, 10**400, 1e308, float("nan"), float("inf"), -float("inf"), [], {}, [[]], {"a": 1}),
+    *(
+        "",
+        "$\\bad$",
+        "\x1b[31m",
+        "a\nb",
+        "\ud800",
+        "\udcfc",
+        "x" * 5000,
+        "=1+1",
+        "@a",
+        "<b>",
+        "|",
+        "\u202e",
+        "{{ 7*7 }}",
+    ),
+    *([10**30], ["=1", "\x1b]0;a\x07"], ["a" * 100_000], ["seed=\ud800"]),
+)
+CELLS = (
+    *(
+        "",
+        "nan",
+        "inf",
+        "-1",
+        "2",
+        "1e400",
+        "1" * 5000,
+        "x" * 200_000,
+        '"',
+        "\x00",
+        "\x1b[31m",
+        "=1",
+        "0.5",
+        "9" * 30,
+        "\ud800",
+    ),
+)
+
+
+def make_run(folder: Path, random: Random) -> None:
+    """Write all files of a run with 20 test episodes."""
+    accuracy = [random.randint(0, 15) / 15 for _ in range(20)]
+    result = {
+        "method": random.choice(["maml", "protonet", "anil"]),
+        "data": "glyphs",
+        "task": {"name": "5w1s", "ways": 5, "shots": 1},
+        "seed": random.randint(0, 2),
+        "bn": "support",
+        "test": {"accuracy": sum(accuracy) / 20, "ci95": 0.1, "episodes": 20, "loss": 1.0, "ece": 0.1},
+        "val": {"accuracy": 0.5},
+        "train": {"steps": 10, "episodes": 320, "seconds": 9.0, "episodes_per_second": 35.0},
+        "device": "cpu",
+        "overrides": ["method=maml", f"method.lr={random.random()}"],
+    }
+    files = {
+        "result.json": json.dumps(result),
+        "episodes.csv": "episode,accuracy,fingerprint\n"
+        + "".join(f"{number},{value},{number:016x}\n" for number, value in enumerate(accuracy)),
+        "metrics.csv": "step,episodes,seconds,train/loss,val/accuracy\n9,320,9.0,1.0,\n9,,,,0.5\n",
+        "calibration.csv": "low,high,count,confidence,accuracy\n"
+        + "".join(f"{bin / 15},{(bin + 1) / 15},{bin},{(bin + 0.5) / 15},0.5\n" for bin in range(15)),
+        ".hydra/overrides.yaml": "- method=maml\n- seed=1\n",
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    if random.random() < 0.3:
+        (folder / "result.json").unlink()
+        (folder / "error.txt").write_text("out of memory\nTraceback\n")
+    (folder / "figures").mkdir()
+    Image.new("RGB", (40, 20), "red").save(folder / "figures/embedding.png")
+    np.savez_compressed(
+        folder / "figures/boundary.npz",
+        axis=np.linspace(0.1, 0.9, 5),
+        probabilities=np.full((1, 5, 5, 2), 0.5),
+        **{f"{part}_x": np.full((1, 2, 2), 0.5) for part in ("support", "query")},
+        **{f"{part}_y": np.array([[0, 1]]) for part in ("support", "query")},
+        accuracy=np.ones(1),
+    )
+
+
+def flip_bytes(file: Path, random: Random) -> None:
+    content = bytearray(file.read_bytes())
+    for _ in range(random.choice([1, 5, 50])):
+        content[random.randrange(len(content))] = random.randrange(256)
+    file.write_bytes(content)
+
+
+def cut(file: Path, random: Random) -> None:
+    os.truncate(file, random.randrange(file.stat().st_size))
+
+
+def fill(file: Path, random: Random) -> None:
+    file.write_bytes(
+        random.choice(
+            [random.randbytes(5000), b"\0" * 5000, b"[" * 100_000, b"{" * 100_000, b",\n" * 50_000, b"- " * 50_000]
+        )
+    )
+
+
+def repeat(file: Path, random: Random) -> None:
+    file.write_bytes(file.read_bytes() * random.choice([2, 500]))
+
+
+def grow(file: Path, random: Random) -> None:
+    os.truncate(file, 2 ** random.randrange(20, 40))
+
+
+def replace(file: Path, random: Random) -> None:
+    """Put something that is no file in the file's place."""
+    file.unlink()
+    kind = random.randrange(7)
+    if kind == 0:
+        os.mkfifo(file)
+    elif kind == 1:
+        file.mkdir()
+    elif kind < 6:
+        file.symlink_to(["/dev/zero", "/etc/passwd", file.name, "../../elsewhere"][kind - 2])
+
+
+def change_entry(file: Path, random: Random) -> None:
+    result = json.loads(file.read_text())
+    for _ in range(random.randint(1, 3)):
+        name = random.choice(ENTRIES)
+        if name in WITHIN and random.random() < 0.7 and isinstance(result.get(name), dict):
+            result[name][random.choice(WITHIN[name])] = random.choice(VALUES)
+        else:
+            result[name] = random.choice(VALUES)
+    file.write_text(json.dumps(result))
+
+
+def change_cell(file: Path, random: Random) -> None:
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    for _ in range(random.randint(1, 4)):
+        row = random.choice(rows)
+        row[random.randrange(len(row))] = random.choice(CELLS)
+    text = "\n".join(",".join(row) for row in rows)
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+
+
+Damage = Callable[[Path, Random], None]
+ANY: tuple[Damage, ...] = (flip_bytes, cut, fill, repeat, grow, replace)
+
+
+def damage(folder: Path, random: Random) -> None:
+    """Damage one to three files of a run."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+    for file in random.sample(files, random.randint(1, min(3, len(files)))):
+        kinds = ANY
+        if file.name == "result.json":
+            kinds += (change_entry,) * 8
+        elif file.suffix == ".csv":
+            kinds += (change_cell,) * 4
+        if file.stat().st_size:
+            random.choice(kinds)(file, random)
+
+
+def damaged_runs(folder: Path, random: Random) -> list[str]:
+    """Make two good runs and a damaged run below ``folder``; return the command that reports them.
+
+    The command must end in time, within its memory, with status 0 and a table of the good runs, and print no escape
+    sequence and no traceback.
+    """
+    for number in range(3):
+        make_run(folder / f"runs/{number}", random)
+    (folder / "runs/elsewhere").write_text("SECRET")
+    damage(folder / "runs/1", random)
+    return ["-m", "fewshot.report", str(folder / "runs"), "--output", str(folder / "out")]
+
+
+def problem_of(status: int, printed: str) -> str | None:
+    """Say what is wrong with the way a report ended; None where nothing is."""
+    if status:
+        return f"status {status}"
+    if "Traceback" in printed:
+        return "a traceback"
+    if "\x1b" in printed or "\x07" in printed:
+        return "an escape sequence"
+    return None
+
+
+def main(count: int, first: int = 0) -> int:
+    """Run ``count`` trials, print the seed and the output of each that went wrong, and return how many did."""
+    wrong = 0
+    for seed in range(first, first + count):
+        with TemporaryDirectory() as temporary:
+            command = damaged_runs(Path(temporary), Random(seed))
+            try:
+                done = subprocess.run(
+                    [sys.executable, *command],
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=SECONDS,
+                    env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
+                )
+                printed = done.stdout + done.stderr
+                problem = problem_of(done.returncode, printed)
+            except subprocess.TimeoutExpired:
+                printed, problem = "", f"longer than {SECONDS} s"
+        if problem:
+            wrong += 1
+            print(f"seed {seed}: {problem}\n{printed[-2000:]!s}")
+    print(f"{count} trials, {wrong} wrong")
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])) > 0)
