@@ -1,10 +1,10 @@
-"""Change images at random: pure functions of images and keys, the same on every device and under ``vmap``.
+"""Change images at random, by pure functions of images and keys.
 
-Each image is changed by numbers of its own. Pixels that come in from outside of an image are its edge, repeated.
-Limits are angles in degrees, either way; ``scale`` is the largest change of a size, 0.2 for 0.8 to 1.2 times; ``shift``
-is a part of a side, either way.
+The result is the same on every device and under ``vmap``. Each image is changed by numbers of its own. Pixels that come
+in from outside of an image are its edge, repeated. Limits are angles in degrees, either way; ``scale`` is the largest
+change of a size, 0.2 for 0.8 to 1.2 times; ``shift`` is a part of a side, either way.
 
-``weak`` and ``strong`` change the images ``(M, C, H, W)`` of one task; ``Affine`` changes those of many tasks.
+``weak`` and ``strong`` change the images ``(M, C, H, W)`` of one task; ``Affine`` changes the images of many tasks.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from fewshot.errors import UserError
 
 @dataclass(frozen=True)
 class Affine:
-    """Change each image of each task by a random affine map (the kinds of Koch et al. 2015).
+    """Change each image of each task by a random affine map (Koch et al. 2015).
 
     Attributes:
         degrees: the largest rotation.
@@ -59,7 +59,7 @@ class Affine:
         raise UserError(f"data.augment={setting}: choose true, false, or numbers for {', '.join(names)}")
 
     def __call__(self, x: Tensor, key: Tensor) -> Tensor:
-        """Change images ``(B, n, C, H, W)`` by the tasks' keys ``(B,)`` and the places in a task."""
+        """Change images ``(B, n, C, H, W)`` by keys ``(B,)`` and places in a task."""
         image = torch.arange(x.shape[1], device=x.device)[:, None]
         random = rng.uniform(key[:, None, None], image, torch.arange(6, device=x.device)).to(x.dtype)
         return warp(x.flatten(0, 1), self.matrices(2 * random.flatten(0, 1) - 1)).view_as(x)
@@ -144,7 +144,7 @@ def warp(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _affine(angle: Tensor, slant: Tensor, size: Tensor, shift: Tensor) -> Tensor:
-    """Compute maps ``(M, 2, 3)``: rotate, divide by ``size``, shear by ``slant``, add ``shift`` ``(M, 2)``.
+    """Compute maps ``(M, 2, 3)`` that rotate, divide by ``size``, shear and shift.
 
     The order of products, and so the last bits, differ from ``Affine.matrices``: results depend on both.
     """
@@ -157,14 +157,14 @@ def _affine(angle: Tensor, slant: Tensor, size: Tensor, shift: Tensor) -> Tensor
 
 
 def _span(side: int, centre: Tensor, part: float) -> Tensor:
-    """Mark the pixels ``(M, side)`` of a part of a side around ``centre`` ``(M,)`` in (0, 1)."""
+    """Mark the pixels ``(M, side)`` of a part of a side around ``centre`` ``(M,)``."""
     length = round(part * side)
     place = torch.arange(side, device=centre.device) - (centre * side).floor()[:, None] + length // 2
     return (place >= 0) & (place < length)
 
 
 def _random(x: Tensor, key: Tensor, stream: int, count: int) -> Tensor:
-    """Draw ``(M, count)`` numbers in (0, 1), the same for an image whatever comes after this image."""
+    """Draw ``(M, count)`` numbers in (0, 1); later images change no earlier numbers."""
     image = torch.arange(len(x), device=x.device)[:, None]
     return rng.uniform(key, stream, image, torch.arange(count, device=x.device)).to(x.dtype)
 

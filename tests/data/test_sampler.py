@@ -200,10 +200,10 @@ def test_episodes_are_those_of_earlier_versions():
 def test_images_kept_in_all_turns_are_an_economy_of_time_only(rotations, monkeypatch):
     split, index = synthetic_split(), torch.arange(6)
     kept = EpisodeSampler(split, 5, 2, 3, 0, rotations, 0.4, 0.3)
-    monkeypatch.setattr("fewshot.data.rotations.MOST_TURNED", 0)
+    monkeypatch.setattr("fewshot.data.rotations.MOST_BYTES", 0)
     made_now = EpisodeSampler(split, 5, 2, 3, 0, rotations, 0.4, 0.3)
-    assert kept.turned.every is not None
-    assert made_now.turned.every is None
+    assert kept.rotated.rotated is not None
+    assert made_now.rotated.rotated is None
     for name, value in kept(index).tensors().items():
         assert torch.equal(made_now(index).tensors()[name], value), name
 

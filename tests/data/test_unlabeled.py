@@ -172,7 +172,7 @@ class TestUnlabeledTasks:
         def drawn():
             return EpisodeSampler(SPLIT, 3, 2, 2, seed=0, unlabeled=2, distractors=1, unlabeled_tasks=0.5)(numbers)
 
-        original = EpisodeSampler._shuffled
+        original = EpisodeSampler._shuffle
 
         def renamed(self, key, stream, rows, *others):
             shuffled = original(self, key, stream, rows, *others)
@@ -181,7 +181,7 @@ class TestUnlabeledTasks:
             return *shuffled[:-1], (shuffled[-1] + torch.arange(shuffled[-1].shape[1]) + 1) % 3
 
         before = drawn()
-        monkeypatch.setattr(EpisodeSampler, "_shuffled", renamed)
+        monkeypatch.setattr(EpisodeSampler, "_shuffle", renamed)
         after = drawn()
         for name, value in before.tensors().items():
             assert torch.equal(value[~before.labeled], after.tensors()[name][~before.labeled]), name

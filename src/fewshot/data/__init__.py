@@ -1,4 +1,4 @@
-"""Images, tasks and the episodes drawn from them."""
+"""Load images, and draw tasks and episodes."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Minibatches over all training classes, for methods that learn to tell these apart instead of learning from tasks.
+"""Draw minibatches over all training classes, for methods that do not learn from tasks.
 
 Image j of batch i is a pure function of (split, seed, i, j): no epochs, no state, the same on every device.
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewshot import rng
 from fewshot.augment import Affine
-from fewshot.data.rotations import copies
+from fewshot.data.rotations import count_copies
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split
 from fewshot.episode import Episode
@@ -16,11 +16,11 @@ from fewshot.streams import EpisodeStream
 
 
 class ClassBatches(EpisodeSampler):
-    """Draws minibatches in the form of episodes: the support set is empty, the query set has the images.
+    """Draw minibatches in the form of episodes: an empty support set, the images as queries.
 
     Images are drawn independently, each labelled image as likely as any other. Labels are the classes of the
-    split; with ``rotations=True`` class c turned by r quarters is 4c + r, and so of eight with ``mirrored``; with
-    ``random`` each image is turned anew.
+    split; with ``rotations=True`` class c rotated by r times 90° is 4c + r, and of eight so with ``mirrored``; with
+    ``random`` each image is rotated anew.
 
     Args:
         split: the images, on the device where batches are wanted.
@@ -40,28 +40,29 @@ class ClassBatches(EpisodeSampler):
         label_fraction: float = 1.0,
         augment: Affine | None = None,
     ) -> None:
-        classes = len(split.classes) * copies(rotations)
+        classes = len(split.classes) * count_copies(rotations)
         super().__init__(
             split, classes, 0, 1, seed, rotations, mean, std, label_fraction=label_fraction, augment=augment
         )
         self.size = size
-        held = ~self.absent if self.without_label is None else ~(self.absent | self.without_label)
-        self.owner, place = held.nonzero(as_tuple=True)
+        labelled = ~self.absent if self.without_label is None else ~(self.absent | self.without_label)
+        self.owner, place = labelled.nonzero(as_tuple=True)
         self.rows = self.starts[self.owner] + place
 
     def __call__(self, index: Tensor) -> Episode:
-        """The batches of numbers ``index`` ``(B,)``: queries ``(B, size, C, H, W)`` of ``ways`` classes."""
+        """Draw the batches of numbers ``index`` ``(B,)``, with queries ``(B, size, C, H, W)``."""
         if self.split.check is not None:
             self.split.check()
         key = rng.bits(self.root, index.to(self.root.device))
         place = torch.arange(self.size, device=key.device)
-        drawn = rng.bits(key[:, None], EpisodeStream.BATCH_IMAGES, place) % (len(self.rows) * self.turns)
-        image, turn = drawn // self.turns, drawn % self.turns
-        labels = self.owner[image] * self.turns + turn
+        drawn = rng.bits(key[:, None], EpisodeStream.BATCH_IMAGES, place) % (len(self.rows) * self.copies)
+        image = drawn // self.copies
+        rotation = drawn % self.copies
+        labels = self.owner[image] * self.copies + rotation
         if self.rotations == "random":
-            turn = rng.bits(key[:, None], EpisodeStream.BATCH_ROTATIONS, place) & 3
-        x = self._pixels(key, EpisodeStream.BATCH, self.rows[image], turn)
-        fingerprint = rng.bits(key[:, None], self.rows[image], turn, labels).sum(1)
+            rotation = rng.bits(key[:, None], EpisodeStream.BATCH_ROTATIONS, place) & 3
+        x = self._values(key, EpisodeStream.BATCH, self.rows[image], rotation)
+        fingerprint = rng.bits(key[:, None], self.rows[image], rotation, labels).sum(1)
         return Episode(
             self.ways, x[:, :0], labels[:, :0], x, labels, rng.bits(key, EpisodeStream.BATCH),
             rng.bits(fingerprint, self.split.digest),

@@ -1,4 +1,4 @@
-"""Choose the characters that are classes: of many scripts, split by script, each look-alike once."""
+"""Choose the characters that are classes, split by script, each look-alike once."""
 
 import math
 import re
@@ -79,7 +79,7 @@ def candidates() -> dict[str, list[Character]]:
 
 
 def distinct(found: dict[str, list[Character]], fonts: dict[str, ImageFont.FreeTypeFont]) -> dict[str, list[Character]]:
-    """Keep the first of the characters that look the same, in the order train, val, test."""
+    """Keep the first of characters that look the same, in order of the splits."""
     kept: dict[str, list[Character]] = {}
     earlier: list[Shapes] = []
     for key, characters in found.items():

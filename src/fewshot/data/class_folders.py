@@ -41,11 +41,12 @@ class _Walk:
 
 
 def scan(top: Path, first_level: bool = False) -> dict[str, list[File]]:
-    """Return the folders below ``top`` that hold images, by relative path, with their files; both sorted.
+    """Return the folders below ``top`` that hold images, with their files.
 
-    Links are followed. Files in ``top`` itself belong to no class. Hidden files and folders, and folders that systems
-    create (``HELPER_FOLDERS``), are passed over. Names are in Unicode's composed form (NFC), so that one name written
-    in two ways is one class. One line names folders that cannot be read.
+    Keys are paths from ``top``; folders and files are sorted. Links are followed. Files in ``top`` itself belong to no
+    class. Hidden files and folders, and folders that systems create (``HELPER_FOLDERS``), are passed over. Names are in
+    Unicode's composed form (NFC), so that one name written in two ways is one class. One line names folders that cannot
+    be read.
 
     Args:
         top: the folder.
@@ -84,7 +85,7 @@ def list_images(top: Path) -> list[File]:
 
 
 def list_folders(top: Path) -> list[str]:
-    """Return the names of the folders in ``top`` that are neither hidden nor a system's own.
+    """Return the folders in ``top`` that are neither hidden nor a system's own.
 
     Raises:
         UserError: ``top`` cannot be read.
@@ -96,7 +97,7 @@ def list_folders(top: Path) -> list[str]:
 
 
 def composed(name: str) -> str:
-    """Return a name in Unicode's composed form, in which equal names are equal strings."""
+    """Return a name in Unicode's composed form: equal names are equal strings."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -1,6 +1,6 @@
-"""The LightningDataModule that yields episodes.
+"""Yield episodes to Lightning.
 
-Its loaders carry episode numbers only. The numbers become episodes after the transfer to the device,
+The loaders carry episode numbers only. The numbers become episodes after the transfer to the device,
 in one batched draw and gather from images that already lie there, so no worker copies pixels.
 """
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fewshot.augment import Affine
 from fewshot.data.batches import ClassBatches
-from fewshot.data.rotations import copies
+from fewshot.data.rotations import count_copies
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.data.split import Split, assert_disjoint
 from fewshot.data.task import Task
@@ -24,15 +24,18 @@ from fewshot.errors import UserError
 
 
 class ImageDataset(Protocol):
-    """What ``conf/data`` names: something that loads its splits."""
+    """Load the splits of a data set; ``conf/data`` names such a class."""
 
     def load(self) -> dict[str, Split]:
-        """Splits ``train``, ``val`` and ``test`` with disjoint classes; ``val`` may be missing."""
+        """Return splits ``train``, ``val`` (if any) and ``test`` with disjoint classes.
+
+        All images have one shape and one dtype, uint8 or float32; see ``Split``.
+        """
         ...
 
 
 class _Steps(Dataset[int]):
-    """Step numbers; a step is one meta-batch."""
+    """Count steps; a step is one meta-batch."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -45,16 +48,16 @@ class _Steps(Dataset[int]):
 
 
 class EpisodeData(pl.LightningDataModule):
-    """Episodes of a dataset for training, validation and test.
+    """Draw episodes of a data set for training, validation and test.
 
     Args:
         dataset: loads the splits.
         task: the numbers of an episode.
-        seed: of the training episodes; those of validation and test depend on ``task.test_seed`` alone.
+        seed: of the training episodes; the episodes of validation and test depend on ``task.test_seed`` alone.
         steps: length of the training stream in meta-batches.
         rotations: rotated copies are classes of their own, inside each split; or ``mirrored`` or ``random``, see
             ``EpisodeSampler``.
-        mean, std: normalisation of pixels in [0, 1].
+        mean, std: normalisation of pixels in [0, 1], or of float32 values.
         eval_batch: episodes scored at once.
         label_fraction: the part of each training class's images that has labels.
         eval_rotations: as ``rotations``, for validation and test; None for the same.
@@ -80,18 +83,31 @@ class EpisodeData(pl.LightningDataModule):
         augment: bool | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        copies(rotations)  # a mistake is named before images are decoded
-        copies(eval_rotations or False, "eval_rotations")
-        self.dataset, self.task, self.seed, self.steps = dataset, task, seed, steps
-        self.rotations, self.mean, self.std, self.eval_batch = rotations, mean, std, eval_batch
+        count_copies(rotations)  # a mistake is named before images are decoded
+        count_copies(eval_rotations or False, "eval_rotations")
+        self.dataset = dataset
+        self.task = task
+        self.seed = seed
+        self.steps = steps
+        self.rotations = rotations
+        self.mean = mean
+        self.std = std
+        self.eval_batch = eval_batch
         self.label_fraction = label_fraction
         self.eval_rotations = rotations if eval_rotations is None else eval_rotations
-        self.within, self.eval_within, self.augment = within, eval_within, Affine.from_setting(augment)
+        self.within = within
+        self.eval_within = eval_within
+        self.augment = Affine.from_setting(augment)
         self.splits: dict[str, Split] = {}
         self._samplers: dict[str, EpisodeSampler] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the splits once; check that no class is in two of them and that every episode can be drawn."""
+        """Load the splits once, and check them.
+
+        Raises:
+            UserError: splits share a class, an episode cannot be drawn, validation classes are missing, or images
+                have several shapes.
+        """
         if not self.splits:
             self.splits = self.dataset.load()
             if "val" not in self.splits and self.task.val_episodes:
@@ -100,12 +116,25 @@ class EpisodeData(pl.LightningDataModule):
                     "set task.val_episodes=0 to test the last weights, or choose another data.split"
                 )
             assert_disjoint({name: split.classes for name, split in self.splits.items()})
+            self._refuse_several_shapes()
             self._refuse_too_many_ways()
             for name in self.splits:
                 self.sampler(name)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of the images, or (D, 1, 1) of features, after ``setup``."""
+        channels, height, width = self.splits["train"].images.shape[1:]
+        return channels, height, width
+
+    def _refuse_several_shapes(self) -> None:
+        kinds = {name: (*split.images.shape[1:], split.images.dtype) for name, split in self.splits.items()}
+        if len(set(kinds.values())) > 1:
+            shown = ", ".join(f"{name} {tuple(kind[:3])} {kind[3]}" for name, kind in kinds.items())
+            raise UserError(f"the splits have images of several kinds ({shown}): all need one shape and one dtype")
+
     def _refuse_too_many_ways(self) -> None:
-        """One line for all splits, with what to type: who has few classes has few in each of them."""
+        """Refuse too many ways in one line for all splits."""
         lacking: dict[int, list[str]] = {}
         most: dict[str, int] = {}
         for name, split in self.splits.items():
@@ -113,28 +142,30 @@ class EpisodeData(pl.LightningDataModule):
             if training and self.task.train_batch:  # draws no tasks
                 continue
             key, rotations = ("train_ways", self.rotations) if training else ("ways", self.eval_rotations)
-            ways, classes = getattr(self.task, key), len(split.classes) * copies(rotations)
+            ways = getattr(self.task, key)
+            classes = len(split.classes) * count_copies(rotations)
             if ways > classes:
                 lacking.setdefault(ways, []).append(f"{split.name} has {classes} class{'es' * (classes != 1)}")
                 most[key] = min(classes, most.get(key, classes))
         if not lacking:
             return
-        told = "; ".join(f"{ways} ways, but {', '.join(splits)}" for ways, splits in lacking.items())
+        problem = "; ".join(f"{ways} ways, but {', '.join(splits)}" for ways, splits in lacking.items())
         if min(most.values()) < 2:
-            raise UserError(f"{told}: a task needs at least 2, add classes")
+            raise UserError(f"{problem}: a task needs at least 2, add classes")
         if self.task.train_ways == self.task.ways:  # a method may need them to be equal
             most = dict.fromkeys(most, min(most.values()))
-        raise UserError(f"{told}: set {' '.join(f'task.{key}={ways}' for key, ways in most.items())}")
+        raise UserError(f"{problem}: set {' '.join(f'task.{key}={ways}' for key, ways in most.items())}")
 
     def sampler(self, split: str, device: torch.device | None = None) -> EpisodeSampler:
-        """The sampler of a split on ``device``; images move there once."""
-        held = self.splits[split]
-        if device is not None and held.images.device != device:
-            self.splits[split] = held = replace(held, images=held.images.to(device), check=None)
+        """Return the sampler of a split on ``device``; images move there once."""
+        loaded = self.splits[split]
+        if device is not None and loaded.images.device != device:
+            loaded = replace(loaded, images=loaded.images.to(device), check=None)
+            self.splits[split] = loaded
             self._samplers.pop(split, None)
         if split not in self._samplers:
             make = self._training_sampler if split == "train" else self._evaluation_sampler
-            self._samplers[split] = make(held)
+            self._samplers[split] = make(loaded)
         return self._samplers[split]
 
     def _training_sampler(self, split: Split) -> EpisodeSampler:
@@ -181,7 +212,7 @@ class EpisodeData(pl.LightningDataModule):
         return DataLoader(mine, batch_size=self.eval_batch, collate_fn=torch.tensor)  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Tensor | int, dataloader_idx: int) -> Episode:
-        """Episode numbers become episodes on the device of the model."""
+        """Turn episode numbers into episodes on the device of the model."""
         trainer = self.trainer
         assert trainer is not None
         device = trainer.strategy.root_device
@@ -195,9 +226,9 @@ class EpisodeData(pl.LightningDataModule):
         return self.sampler("test" if trainer.testing else "val", device)(batch)
 
     def calibration(self, episodes: int, device: torch.device) -> Iterator[Episode]:
-        """Fixed training episodes, a few at a time: for statistics, not for gradients.
+        """Draw fixed training episodes for statistics, a few at a time.
 
-        They have the shape of the evaluation's; that of training tasks where not all images have labels.
+        The episodes have the shape of evaluation tasks; of training tasks where not all images have labels.
         """
         split = replace(self.splits["train"], images=self.splits["train"].images.to(device))
         like_test = self.label_fraction == 1 or self.task.train_batch

@@ -56,7 +56,7 @@ class Character:
 
 
 def load_fonts() -> dict[str, ImageFont.FreeTypeFont]:
-    """Load the faces at 96 pixels an em, laid out without shaping, so that no ligature is drawn."""
+    """Load the faces at 96 pixels an em, without shaping: no ligature is drawn."""
     return {face: ImageFont.truetype(str(font_file(face)), 96, layout_engine=ImageFont.Layout.BASIC) for face in FACES}
 
 
@@ -68,7 +68,7 @@ def font_file(face: str) -> Path:
 
 
 def crop(code: int, font: ImageFont.FreeTypeFont) -> Image.Image | None:
-    """Render a character in 8 bits, ink 255, cut to its ink; None for a character without ink."""
+    """Render a character with ink 255, cut to its ink; None without ink."""
     left, top, right, bottom = (round(side) for side in font.getbbox(chr(code)))
     if right <= left or bottom <= top:
         return None
@@ -79,7 +79,7 @@ def crop(code: int, font: ImageFont.FreeTypeFont) -> Image.Image | None:
 
 
 def fit(ink: Image.Image, body: int, canvas: int) -> Image.Image:
-    """Scale the longer side of ``ink`` to ``body``; centre the result on ``canvas`` x ``canvas``."""
+    """Scale the longer side to ``body``; centre on ``canvas`` x ``canvas``."""
     ratio = body / max(ink.size)
     size = max(1, round(ink.width * ratio)), max(1, round(ink.height * ratio))
     middle = Image.new("L", (canvas, canvas))
@@ -88,7 +88,9 @@ def fit(ink: Image.Image, body: int, canvas: int) -> Image.Image:
 
 
 def render(character: Character, fonts: dict[str, ImageFont.FreeTypeFont], size: int, drawings: int) -> Tensor:
-    """Render drawings ``(drawings, 1, size, size)`` uint8: a pure function of character and number.
+    """Render drawings ``(drawings, 1, size, size)`` uint8 of a character.
+
+    A pure function of the character and the number of a drawing.
 
     Computed in float64, so that a different order of additions does not show after rounding to a byte.
     """
@@ -106,7 +108,7 @@ def render(character: Character, fonts: dict[str, ImageFont.FreeTypeFont], size:
 
 
 def _spread(masters: Pixels, width: int) -> Pixels:
-    """Take the largest value within a square of odd ``width`` around each pixel of ``(faces, H, W)``."""
+    """Take the largest value in a square of ``width`` around each pixel ``(faces, H, W)``."""
     for axis in (1, 2):
         masters = np.max([np.roll(masters, step, axis) for step in range(-(width // 2), width // 2 + 1)], axis=0)
     return masters

@@ -1,4 +1,4 @@
-"""Draw points of the plane in place of images: a few-shot problem that fits into one picture."""
+"""Draw points of the plane: a few-shot problem that fits into one picture."""
 
 import math
 
@@ -11,7 +11,7 @@ from fewshot.errors import UserError
 
 
 class Gaussians:
-    """Load splits ``train``, ``val`` and ``test``: each class a Gaussian in the unit square.
+    """Load splits whose classes are Gaussians in the unit square.
 
     A point is an "image" ``(2, 1, 1)`` uint8: its coordinates, in 256 levels. Centres are uniform, the standard
     deviations along two rotated axes too; points outside of the square are moved to its edge.

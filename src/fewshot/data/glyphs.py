@@ -43,7 +43,7 @@ class Glyphs:
         self.drawings = drawings
 
     def load(self) -> dict[str, Split]:
-        """Return ``{"train": ..., "val": ..., "test": ...}``, images ``(classes * drawings, 1, S, S)`` uint8.
+        """Return the splits by name, images ``(classes * drawings, 1, S, S)`` uint8.
 
         Raises:
             UserError: the cache folder cannot be written.

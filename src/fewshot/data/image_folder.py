@@ -78,7 +78,7 @@ class ImageFolder:
             raise UserError(f"data.shares={self.shares}: needs train, test and, if wanted, val, none below 0")
 
     def load(self) -> dict[str, Split]:
-        """Return ``{"train": ..., "val": ..., "test": ...}``, or without ``val``; images ``(M, C, S, S)`` uint8.
+        """Return the splits by name, images ``(M, C, S, S)`` uint8; ``val`` may be missing.
 
         Raises:
             UserError: the folder is missing, or holds no class, too few classes, or no readable image; a class is in
@@ -98,7 +98,7 @@ class ImageFolder:
         return keep_large_classes(splits, self.least, self.root)
 
     def _given_splits(self) -> dict[str, Classes] | None:
-        """List the classes of ``root/train`` and so on; None where the folders of ``root`` are no splits."""
+        """List the classes of ``root/train`` and so on; None where there are no splits."""
         names = list_folders(self.root)
         folders: dict[str, list[str]] = {}
         for name in names:
@@ -170,7 +170,7 @@ class ImageFolder:
 
 
 def split_name(folder: str) -> str | None:
-    """Return the split that a folder's name stands for: ``val`` for ``Valid``; None for any other name."""
+    """Return the split that a folder's name stands for, such as ``val`` for ``Valid``."""
     return SPLIT_NAMES.get(re.sub(r"^meta|set$|[-_ ]", "", folder.casefold()))
 
 
@@ -197,7 +197,7 @@ def _refuse_hidden_splits(root: Path, classes: Classes) -> None:
 
 
 def _say_nested(root: Path, names: Sequence[str]) -> None:
-    """Say that classes are nested folders; warn where their last names repeat, as in images/ and masks/."""
+    """Say that classes are nested folders; warn where their last names repeat."""
     nested = [name for name in names if "/" in name]
     if not nested:
         return
@@ -205,10 +205,12 @@ def _say_nested(root: Path, names: Sequence[str]) -> None:
     for name in nested:
         twin = first.setdefault(name.rpartition("/")[2], name)
         if twin != name:
-            level, shown = logging.WARNING, (twin, name)
+            level = logging.WARNING
+            shown = (twin, name)
             break
     else:
-        level, shown = logging.INFO, (nested[0], nested[-1])
+        level = logging.INFO
+        shown = (nested[0], nested[-1])
     log.log(
         level,
         "%s: %d of %d classes are nested folders, such as %r and %r: each is a class of its own",

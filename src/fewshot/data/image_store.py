@@ -1,7 +1,7 @@
-"""Decode image files once, into a file that is mapped into memory: pages come and go as they are needed.
+"""Decode image files once, into a file that is mapped into memory.
 
 A store is ``NAME.json``, which says what was decoded and names the array beside it. The array is written first, and
-the JSON replaced last: whoever reads it finds a whole store, also after a kill half way.
+the JSON replaced last: whoever reads the JSON finds a whole store, also after a kill half way.
 """
 
 import fcntl
@@ -34,7 +34,7 @@ _CHUNK = 1 << 22  # bytes
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Hold a file's state: a change of its size or of its modification time (ns) is a change of the image."""
+    """Hold the state of a file: another size or modification time (ns) is another image."""
 
     path: str
     size: int
@@ -61,14 +61,16 @@ class _Notes:
 
 @dataclass(frozen=True)
 class _MappedFile:
-    """Keep a mapped file open, to see when somebody cuts the file short."""
+    """Keep a mapped file open, to see when the file is cut short."""
 
     stream: BinaryIO
     path: Path
     size: int
 
     def check(self) -> None:
-        """Refuse a file that has become shorter: its mapped pages would end the process by a signal.
+        """Refuse a file that has become shorter.
+
+        A read of its lost pages would end the process by a signal.
 
         Raises:
             UserError: the file was cut short.
@@ -272,7 +274,7 @@ class _TwinFinder:
 
 
 def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Write the beginning of an ``.npy`` file, which has the same length for any number of images."""
+    """Write the header of an ``.npy`` file; its length is the same for any number."""
     stream.seek(0)
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
 

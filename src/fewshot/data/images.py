@@ -103,7 +103,7 @@ def decode(
     invert: bool = False,
     full_scale: int = FULL_SCALE,
 ) -> Pixels:
-    """Decode one file as ``decode_file`` does, and return its pixels ``(C, S, S)`` uint8.
+    """Decode one file and return its pixels ``(C, S, S)`` uint8.
 
     Raises:
         UserError: a setting is not allowed, see ``Decoding``.
@@ -184,7 +184,7 @@ def _square(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, full_scale: int) -> tuple[Image.Image, int | None]:
-    """Scale modes of more than 8 bits to 8, which Pillow's own conversion would clip; and their largest value."""
+    """Scale 16 bits to 8, where Pillow would clip; return the largest value too."""
     if image.mode == "F":
         raise Unreadable("floating-point pixels, whose range no file states")
     if not image.mode.startswith("I"):
@@ -211,7 +211,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _has_colour(image: Image.Image) -> bool:
-    """Tell whether channels differ clearly, at 32 x 32 pixels: the noise of a JPEG is no colour."""
+    """Tell whether channels differ by more than the noise of a JPEG."""
     if image.mode in ("1", "L"):
         return False
     pixels = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
@@ -258,7 +258,7 @@ def decode_all(
     invert: bool = False,
     full_scale: int = FULL_SCALE,
 ) -> tuple[Pixels, list[tuple[Path, str]]]:
-    """Return the readable images ``(M, C, S, S)`` uint8, and (path, reason) of each other file.
+    """Return the readable images ``(M, C, S, S)``, and (path, reason) of the others.
 
     Raises:
         UserError: a setting is not allowed, see ``Decoding``.

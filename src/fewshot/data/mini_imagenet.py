@@ -1,4 +1,4 @@
-"""Load mini-ImageNet (Vinyals et al. 2016), split by Ravi and Larochelle (2017): 64 + 16 + 20 classes."""
+"""Load mini-ImageNet (Vinyals et al. 2016), split by Ravi and Larochelle (2017)."""
 
 import csv
 import os
@@ -41,10 +41,10 @@ class MiniImageNet:
         self.least = {split: sum(numbers) for split, numbers in (least or {}).items()}
 
     def load(self) -> dict[str, Split]:
-        """Return ``{"train": ..., "val": ..., "test": ...}``, images ``(M, C, S, S)`` uint8.
+        """Return the splits by name, images ``(M, C, S, S)`` uint8.
 
         Raises:
-            UserError: a file or folder is missing or not what it should be; or the cache folder cannot be written.
+            UserError: a file or folder is missing or damaged; or the cache folder cannot be written.
         """
         images = self.root / "images"
         if not images.is_dir():

@@ -1,6 +1,6 @@
-"""Load Omniglot (Lake, Salakhutdinov, Tenenbaum 2015): handwritten characters of 50 alphabets.
+"""Load Omniglot (Lake, Salakhutdinov, Tenenbaum 2015).
 
-There are 1,623 characters with 20 drawings each.
+There are 1,623 handwritten characters of 50 alphabets, with 20 drawings each.
 """
 
 import hashlib
@@ -101,9 +101,7 @@ class Omniglot:
         self.download = download
 
     def load(self) -> dict[str, Split]:
-        """Return ``{"train": ..., "val": ..., "test": ...}``, or without ``val``.
-
-        Images are ``(classes * 20, 1, S, S)`` uint8.
+        """Return the splits by name, images ``(classes * 20, 1, S, S)`` uint8.
 
         Raises:
             UserError: the data is missing and cannot be downloaded, or is not all of Omniglot;
@@ -190,7 +188,7 @@ def _find(root: Path, archive: str, download: bool) -> Path:
 
 
 def _download(url: str, path: Path, md5: str) -> None:
-    """Fetch a file and compare its checksum; nothing is left of a download that fails."""
+    """Fetch a file and compare its checksum; leave nothing of a failed download."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

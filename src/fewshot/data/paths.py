@@ -1,4 +1,4 @@
-"""Check the paths that users name: home folders, the cache folder, names that are not UTF-8."""
+"""Resolve home folders, the cache folder, and names that are not UTF-8."""
 
 import os
 from pathlib import Path
@@ -30,5 +30,5 @@ def cache_folder(cache_dir: str | Path) -> Path:
 
 
 def utf8_name(name: str) -> str:
-    """Return a file name that can be encoded; bytes that are not UTF-8 become escapes such as ``\\xe9``."""
+    """Return a name with bytes that are not UTF-8 as escapes such as ``\\xe9``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

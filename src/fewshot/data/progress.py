@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
-    """Yield ``items``; after two seconds show a bar on a terminal, else log a line each minute."""
+    """Yield ``items``; after two seconds show a bar, or log a line each minute."""
     console = Console(stderr=True)
     bar = Progress(console=console)
     task = bar.add_task(title, total=total)

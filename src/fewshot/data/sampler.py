@@ -1,9 +1,9 @@
-"""The sampler: the one place that knows ways, shots, queries and the seed.
+"""Draw episodes: the one place that knows ways, shots, queries and the seed.
 
-Episode ``i`` is a pure function of (split, its numbers, seed, i). The classes of an episode are those with
-the smallest hashes of (seed, i, class), its images those with the smallest hashes of (seed, i, class,
-image): no state, no order of drawing, the same on every device. Unlabelled images and distractor classes
-are those that come next, so an episode's support and query sets are the same with and without them.
+Episode ``i`` is a pure function of (split, numbers of a task, seed, i). The classes of an episode have the smallest
+hashes of (seed, i, class), the images the smallest hashes of (seed, i, class, image): no state, no order of drawing,
+the same on every device. Unlabelled images and distractor classes have the next hashes, so an episode's support and
+query sets are the same with and without them.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewshot import rng
 from fewshot.augment import Affine
-from fewshot.data.rotations import Turns, copies, turn_name
+from fewshot.data.rotations import RotatedImages, count_copies, rotation_name
 from fewshot.data.split import Split
 from fewshot.episode import Episode
 from fewshot.errors import UserError
@@ -21,29 +21,30 @@ DRAWS = ("independent", "passes", "in_order")
 
 
 class EpisodeSampler:
-    """Draws episodes from a split, whole batches at a time.
+    """Draw episodes from a split, whole batches at a time.
 
     Args:
-        split: the images, on the device where episodes are wanted.
+        split: the images, on the device where episodes are wanted. uint8 becomes [0, 1]; float32 is not scaled.
         ways, shots, queries: N, K and Q.
         seed: of the episode stream.
-        rotations: True offers each class four times, turned by 0, 90, 180 and 270 degrees, and ``mirrored`` eight
-            times, also in the mirror; ``random`` turns each class of a task by one of the four.
-        mean, std: pixels in [0, 1] become ``(x - mean) / std``.
+        rotations: True offers each class four times, rotated by 0, 90, 180 and 270 degrees, and ``mirrored`` eight
+            times, also in the mirror; ``random`` rotates each class of a task by one of the four.
+        mean, std: images ``x`` become ``(x - mean) / std``.
         unlabeled, unlabeled_query: images without labels of each class, for support and query.
         distractors: D further classes that supply only images without labels.
         unlabeled_tasks: the part of the tasks that carry no labels.
         label_fraction: the part of each class's images that may be support or query; a fixed choice.
             Below 1, images without labels are drawn from the others only.
         draw: ``independent`` tasks; ``passes`` through the classes in random order, each class once in a
-            pass, what does not fill a task left out; ``in_order``, the classes and images as they lie.
+            pass, classes that fill no task left out; ``in_order``, classes and images in the order of the split.
         distinct: how many different tasks there are; None for no limit.
-        within: the part of the tasks whose classes all come from one group, which is what stands before the last
-            ``/`` of their names (an alphabet of Omniglot). Each group with enough classes is as likely.
+        within: the part of the tasks whose classes all come from one group. The text before the last ``/`` of a
+            class's name is the group (an alphabet of Omniglot). Each group with enough classes is as likely.
         augment: changes the images of a task, before they are normalised; see ``Affine``.
 
     Raises:
-        UserError: the split has fewer classes, or a class fewer images, than an episode takes.
+        UserError: the split has fewer classes, or a class fewer images, than an episode takes; or a setting is not
+            allowed.
     """
 
     def __init__(
@@ -66,10 +67,21 @@ class EpisodeSampler:
         within: float = 0.0,
         augment: Affine | None = None,
     ) -> None:
-        self.split, self.ways, self.shots, self.queries, self.rotations = split, ways, shots, queries, rotations
-        self.unlabeled, self.unlabeled_query, self.distractors = unlabeled, unlabeled_query, distractors
-        self.unlabeled_tasks, self.draw, self.distinct = unlabeled_tasks, draw, distinct
-        self.mean, self.std, self.within, self.augment = mean, std, within, augment
+        self.split = split
+        self.ways = ways
+        self.shots = shots
+        self.queries = queries
+        self.rotations = rotations
+        self.unlabeled = unlabeled
+        self.unlabeled_query = unlabeled_query
+        self.distractors = distractors
+        self.unlabeled_tasks = unlabeled_tasks
+        self.draw = draw
+        self.distinct = distinct
+        self.mean = mean
+        self.std = std
+        self.within = within
+        self.augment = augment
         if draw not in DRAWS:
             raise UserError(f"task.draw={draw}: choose one of {', '.join(DRAWS)} (for task.train_draw too)")
         if not 0 < label_fraction <= 1:
@@ -78,7 +90,9 @@ class EpisodeSampler:
             raise UserError(f"data.within={within}: must be a fraction in [0, 1] (data.eval_within too)")
         if within and draw != "independent":
             raise UserError(f"data.within={within}: tasks within a group need draw=independent, not {draw}")
-        self.turns = copies(rotations)
+        if augment is not None and split.images.shape[2:] == (1, 1):
+            raise UserError("data.augment changes images, not features of 1 x 1: leave data.augment out")
+        self.copies = count_copies(rotations)
         device = split.images.device
         self.root = rng.key(seed, device=device)
         sizes = torch.tensor([ways * shots, ways * queries], device=device)
@@ -86,8 +100,9 @@ class EpisodeSampler:
             [rng.key(stream, device=device) for stream in (FixedSeed.SUPPORT_FINGERPRINT, FixedSeed.QUERY_FINGERPRINT)]
         )
         self.streams = streams.repeat_interleave(sizes)  # of each labelled image
-        self.starts, self.counts = split.starts.to(device), split.counts.to(device)
-        self.every_class = torch.arange(len(self.starts) * self.turns, device=device)
+        self.starts = split.starts.to(device)
+        self.counts = split.counts.to(device)
+        self.every_class = torch.arange(len(self.starts) * self.copies, device=device)
         self.every_image = torch.arange(int(split.counts.max()), device=device)
         self.labels = torch.arange(ways, device=device)[None, :, None]
         self.absent = self.every_image >= self.counts[:, None]  # (classes, images)
@@ -97,18 +112,19 @@ class EpisodeSampler:
         self.without_label = self._choose_without_label(label_fraction) if label_fraction < 1 else None
         self._check()
         self.groups = self._find_groups() if within else None
-        self.turned = Turns(split.images, rotations)
+        self.rotated = RotatedImages(split.images, rotations)
 
     def _choose_without_label(self, fraction: float) -> Tensor:
-        """``(classes, images)`` bool: all but the labelled ones, of which each class keeps at least one."""
+        """Mark all but the labelled images, ``(classes, images)`` bool; each class has a labelled one."""
         rows = torch.arange(len(self.starts), device=self.starts.device)[:, None]
         hashes = rng.bits(rng.key(FixedSeed.LABELED_IMAGES, device=rows.device), rows, self.every_image)
         rank = hashes.masked_fill(self.absent, torch.iinfo(torch.int64).max).argsort(1).argsort(1)
         return rank >= (fraction * self.counts).round().clamp(min=1)[:, None]
 
     def _check(self) -> None:
-        """Raise UserError where an episode cannot be drawn."""
-        split, classes = self.split, len(self.split.classes) * self.turns
+        """Refuse a split from which an episode cannot be drawn."""
+        split = self.split
+        classes = len(split.classes) * self.copies
         if self.ways > classes:
             raise UserError(
                 f"{self.ways} ways, but {split.name} has {classes} classes: lower task.ways or task.train_ways"
@@ -123,7 +139,8 @@ class EpisodeSampler:
         labelled = (
             self.counts if self.without_label is None else self.counts - (self.without_label & ~self.absent).sum(1)
         )
-        need, fewest = self.shots + self.queries, int(labelled.min())
+        need = self.shots + self.queries
+        fewest = int(labelled.min())
         poorest = repr(split.classes[int(labelled.argmin())])
         if need > fewest:
             kind, further = (
@@ -134,7 +151,8 @@ class EpisodeSampler:
                 f"{poorest}: lower task.shots or task.queries (task.train_shots or task.train_queries){further}"
             )
         left = self.counts - (need if self.without_label is None else labelled)
-        wanted, fewest = self.unlabeled + self.unlabeled_query, int(left.min())
+        wanted = self.unlabeled + self.unlabeled_query
+        fewest = int(left.min())
         if wanted > fewest:
             poorest = repr(split.classes[int(left.argmin())])
             raise UserError(
@@ -143,12 +161,16 @@ class EpisodeSampler:
             )
 
     def _find_groups(self) -> Tensor:
-        """``(groups, classes)`` bool, rotations counted as classes: the groups that have enough for a task."""
+        """Mark the classes of each group that has enough for a task, ``(groups, classes)`` bool.
+
+        Rotations are counted as classes.
+        """
         numbers: dict[str, int] = {}
         names = [name.rpartition("/")[0] for name in self.split.classes]
         group = torch.tensor([numbers.setdefault(name, len(numbers)) for name in names]).to(self.starts.device)
-        members = (group == torch.arange(len(numbers), device=group.device)[:, None]).repeat_interleave(self.turns, 1)
-        sizes, need = members.sum(1), self.ways + self.distractors
+        members = (group == torch.arange(len(numbers), device=group.device)[:, None]).repeat_interleave(self.copies, 1)
+        sizes = members.sum(1)
+        need = self.ways + self.distractors
         if int(sizes.max()) < need or len(numbers) == 1:
             found = f"the largest has {int(sizes.max())}" if len(numbers) > 1 else "there is only one group"
             raise UserError(
@@ -166,22 +188,23 @@ class EpisodeSampler:
         if self.split.check is not None:
             self.split.check()
         key, index = self._keys(index)
-        classes = self._classes(key, index)
-        turns = self._turns(key, classes)
-        drawn, spare = self._images(key, classes)
+        classes = self._draw_classes(key, index)
+        rotations = self._draw_rotations(key, classes)
+        drawn, spare = self._draw_images(key, classes)
 
         labeled = rng.uniform(key, EpisodeStream.LABELED) >= self.unlabeled_tasks if self.unlabeled_tasks else None
-        sets, places = [], []
+        sets = []
+        places = []
         parts = drawn.split([self.shots, self.queries], dim=2)
         for stream, rows in zip((EpisodeStream.SUPPORT, EpisodeStream.QUERY), parts, strict=True):
-            row, turn, y = self._shuffled(key, stream, rows, turns[:, : self.ways], self.labels)
+            row, rotation, y = self._shuffle(key, stream, rows, rotations[:, : self.ways], self.labels)
             if labeled is not None:  # labels of places, after the shuffle, say nothing of the images
                 y = torch.where(labeled[:, None], y, torch.arange(y.shape[1], device=y.device) % self.ways)
-            sets.append((self._pixels(key, stream, row, turn), y))
-            places.append((row, turn, y))
-        row, turn, y = (torch.cat(both, dim=1) for both in zip(*places, strict=True))
+            sets.append((self._values(key, stream, row, rotation), y))
+            places.append((row, rotation, y))
+        row, rotation, y = (torch.cat(both, dim=1) for both in zip(*places, strict=True))
         # A sum, so that the order of the images does not enter.
-        fingerprint = rng.bits(self.streams, *(self.numbers[n] for n in (row, turn, y))).sum(1)
+        fingerprint = rng.bits(self.streams, *(self.numbers[n] for n in (row, rotation, y))).sum(1)
         fingerprint = rng.bits(fingerprint, self.split.digest)
         extra: list[Tensor | None] = [None, None]
         parts = spare.split([self.unlabeled, self.unlabeled_query], dim=2)
@@ -189,8 +212,8 @@ class EpisodeSampler:
             zip((EpisodeStream.UNLABELED, EpisodeStream.UNLABELED_QUERY), parts, strict=True)
         ):
             if rows.shape[2]:
-                row, turn = self._shuffled(key, stream, rows, turns)
-                extra[place] = self._pixels(key, stream, row, turn)
+                row, rotation = self._shuffle(key, stream, rows, rotations)
+                extra[place] = self._values(key, stream, row, rotation)
         (support_x, support_y), (query_x, query_y) = sets
         task_key = rng.bits(key, EpisodeStream.TASK)
         return Episode(
@@ -199,25 +222,29 @@ class EpisodeSampler:
         )  # fmt: skip
 
     def classes(self, index: Tensor) -> Tensor:
-        """``(B, N)``: the class behind each label of the episodes of numbers ``index``: places in ``class_names``."""
-        return self._classes(*self._keys(index))[:, : self.ways]
+        """Return the class behind each label of episodes.
+
+        For the episodes of numbers ``index`` ``(B,)``: ``(B, N)``, places in ``class_names``.
+        """
+        return self._draw_classes(*self._keys(index))[:, : self.ways]
 
     @property
     def class_names(self) -> list[str]:
-        """Those of the split; where each turn of a class is a class of its own, with the turn."""
-        if self.turns == 1:
+        """Name the classes of episodes, with the rotation where rotations are classes."""
+        if self.copies == 1:
             return list(self.split.classes)
-        return [f"{label}, {turn_name(turn)}" for label in self.split.classes for turn in range(self.turns)]
+        numbers = range(self.copies)
+        return [f"{label}, {rotation_name(number)}" for label in self.split.classes for number in numbers]
 
     def _keys(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys ``(B,)`` of the episodes of numbers ``index``, and these numbers where only some are distinct."""
+        """Return keys ``(B,)`` of episodes, and their numbers; both repeat with ``distinct``."""
         index = index.to(self.starts.device)
         if self.distinct is not None:
             index = (rng.bits(self.root, EpisodeStream.DISTINCT, index) >> 1) % self.distinct
         return rng.bits(self.root, index), index
 
-    def _classes(self, key: Tensor, index: Tensor) -> Tensor:
-        """``(B, N+D)``: distinct classes, rotations counted as classes."""
+    def _draw_classes(self, key: Tensor, index: Tensor) -> Tensor:
+        """Draw distinct classes ``(B, N+D)``, rotations counted as classes."""
         every = self.every_class
         if self.draw == "independent":
             hashes = rng.bits(key[:, None], EpisodeStream.CLASSES, self.numbers[: len(every)])
@@ -234,15 +261,15 @@ class EpisodeSampler:
         places = (index % tasks)[:, None] * self.ways + torch.arange(self.ways, device=key.device)
         return order.gather(1, places)
 
-    def _turns(self, key: Tensor, classes: Tensor) -> Tensor:
-        """``(B, N+D)``: quarter turns of each class."""
+    def _draw_rotations(self, key: Tensor, classes: Tensor) -> Tensor:
+        """Return the rotation of each class, ``(B, N+D)``."""
         if self.rotations == "random":
             return rng.bits(key[:, None], EpisodeStream.ROTATIONS, self.numbers[classes]) & 3
-        return classes % self.turns
+        return classes % self.copies
 
-    def _images(self, key: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Distinct rows of ``split.images``: ``(B, N, K+Q)`` to be labelled, ``(B, N+D, U)`` not to be."""
-        character = classes // self.turns
+    def _draw_images(self, key: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw distinct rows: ``(B, N, K+Q)`` with labels, ``(B, N+D, U)`` without."""
+        character = classes // self.copies
         every = self.numbers[: len(self.every_image)]
         hashes = rng.bits(key[:, None, None], EpisodeStream.IMAGES, self.numbers[classes][..., None], every)
         if self.draw == "in_order":
@@ -250,7 +277,8 @@ class EpisodeSampler:
         last = torch.iinfo(torch.int64).max
         if self.uneven:
             hashes = hashes.masked_fill(self.absent[character], last)
-        need, wanted = self.shots + self.queries, self.unlabeled + self.unlabeled_query
+        need = self.shots + self.queries
+        wanted = self.unlabeled + self.unlabeled_query
         if self.without_label is None:
             drawn, spare = hashes.topk(need + wanted, largest=False).indices.split([need, wanted], dim=2)
         else:
@@ -260,17 +288,20 @@ class EpisodeSampler:
         first = self.starts.take(character)[..., None]
         return (first + drawn)[:, : self.ways], first + spare
 
-    def _shuffled(self, key: Tensor, stream: int, rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """Rows ``(B, N, n)``, and what belongs to each, flat and in the random order of a stream."""
+    def _shuffle(self, key: Tensor, stream: int, rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Flatten rows ``(B, N, n)`` and what belongs to each, in random order."""
         others = tuple(t if t.ndim == 3 else t[..., None] for t in others)
         flat = [t.expand_as(rows).flatten(1) for t in (rows, *others)]
         order = rng.bits(key[:, None], stream, self.numbers[: flat[0].shape[1]]).argsort(dim=1)
         return tuple(t.gather(1, order) for t in flat)
 
-    def _pixels(self, key: Tensor, stream: int, rows: Tensor, turns: Tensor) -> Tensor:
-        """``(B, n, C, H, W)`` float, augmented and normalised."""
-        x = self.turned(rows.flatten(), turns.flatten())
-        x = x.to(torch.get_default_dtype()).div_(255).view(*rows.shape, *x.shape[1:])
+    def _values(self, key: Tensor, stream: int, rows: Tensor, rotations: Tensor) -> Tensor:
+        """Return images ``(B, n, C, H, W)`` in the default dtype, augmented and normalised."""
+        images = self.rotated(rows.flatten(), rotations.flatten())
+        x = images.to(torch.get_default_dtype())
+        if images.dtype == torch.uint8:
+            x.div_(255)
+        x = x.view(*rows.shape, *x.shape[1:])
         if self.augment is not None:
             x = self.augment(x, rng.bits(key, EpisodeStream.AUGMENT, stream))
         return x if (self.mean, self.std) == (0.0, 1.0) else x.sub_(self.mean).div_(self.std)

@@ -58,7 +58,7 @@ class Split:
         return self.counts.cumsum(0) - self.counts if self.first is None else self.first
 
     def only(self, kept: Tensor) -> "Split":
-        """Select the classes where ``kept`` ``(classes,)`` bool is true; images are shared, not copied."""
+        """Select classes by ``kept`` ``(classes,)`` bool; images are shared, not copied."""
         classes = tuple(name for name, keep in zip(self.classes, kept.tolist(), strict=True) if keep)
         return replace(self, counts=self.counts[kept], classes=classes, first=self.starts[kept])
 

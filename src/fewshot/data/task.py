@@ -1,4 +1,4 @@
-"""What a task looks like, in evaluation and in training."""
+"""Hold the numbers of a task, in evaluation and in training."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,15 @@ _LEAST = {
 
 @dataclass(frozen=True)
 class Task:
-    """The numbers of an episode.
+    """Hold the numbers of an episode.
 
     Attributes:
-        ways, shots, queries: classes, support and query images a class; what validation and test use.
+        ways, shots, queries: classes, support and query images a class, in validation and test.
         train_ways, train_shots, train_queries: the same in training, set by each method's recipe.
         meta_batch: training tasks a step, over all processes.
         test_episodes, val_episodes: how many fixed episodes each split is scored on; without validation the
             last weights are tested.
-        test_seed: the seed of those episodes, apart from the training seed.
+        test_seed: the seed of validation and test episodes, apart from the training seed.
         unlabeled, distractors: U images without labels of each class and of D further classes, in evaluation.
         train_unlabeled, train_distractors: the same in training.
         unlabeled_query: like ``train_unlabeled``, for outer losses.
@@ -30,6 +30,9 @@ class Task:
         train_distinct: how many different training tasks there are; None for no limit.
         train_batch: images of a minibatch of all training classes, ``meta_batch`` of which make a step in place of
             training tasks; None for tasks.
+
+    Raises:
+        UserError: a number is out of range.
     """
 
     ways: int
