@@ -127,7 +127,8 @@ class Shapes:
 
 def _units(renders: Vectors) -> Vectors:
     vectors = renders.reshape(-1, 256)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    units: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return units
 
 
 def likeness(rows: list[Shapes], columns: list[Shapes]) -> Vectors:
