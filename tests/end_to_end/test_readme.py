@@ -22,7 +22,10 @@ from pages import CONTRIBUTING, PAGES, ROOT, blocks, table, text_of
 FOLLOWED = [page for page in PAGES if page != CONTRIBUTING]
 RECIPES = ROOT / "docs" / "running.md"
 PROGRAMS = ("python", "pip", "torchrun", "srun", "make")
-LEFT_OUT = "make"  # installs, and runs for minutes
+LEFT_OUT = (
+    "make",  # installs, and runs for minutes
+    "python -m benchmarks",  # tests/benchmarks runs each, quickly
+)
 
 BUDGET = ("trainer.max_steps=1", "task.test_episodes=2", "task.val_episodes=2", "task.queries=1", "task.meta_batch=1",
           "figures=false")  # fmt: skip
@@ -65,7 +68,9 @@ def recipes() -> dict[str, str]:
 
 
 def of(program: str) -> list[str]:
-    return [command for command in COMMANDS if f"{command} ".startswith(f"{program} ")]
+    """Return the commands of a program, without the commands that are left out."""
+    mine = (command for command in COMMANDS if f"{command} ".startswith(f"{program} "))
+    return [command for command in mine if not command.startswith(LEFT_OUT)]
 
 
 COMMANDS = commands()
