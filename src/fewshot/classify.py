@@ -69,8 +69,9 @@ class Labelled:
         return [self.classes[place] for place in self.probabilities.argmax(1).tolist()]
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0 if arguments else 1
@@ -261,4 +262,4 @@ def write(labelled: Labelled, output: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

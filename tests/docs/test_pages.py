@@ -2,7 +2,10 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import EntryPoint
 from itertools import chain
 from types import ModuleType
 
@@ -141,3 +144,26 @@ def test_the_workflow_tries_every_python_that_the_package_allows():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     least, below = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups()
     assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(int(least), int(below))]
+
+
+@pytest.mark.parametrize("name", ["fewshot-classify", "fewshot-report"])
+def test_commands_of_the_package_print_their_usage(name, monkeypatch, capsys):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    main = EntryPoint(name, project["scripts"][name], "console_scripts").load()
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    try:
+        status = main()
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 0
+    assert "usage: " in capsys.readouterr().out
+
+
+def test_a_plain_installation_needs_no_dashboards():
+    """Import everything that a run needs in a process where wandb, tensorboard, joblib and optuna are missing."""
+    hidden = "import sys; sys.modules |= dict.fromkeys(('wandb', 'tensorboard', 'joblib', 'submitit', 'optuna'))"
+    imports = "import fewshot.command.execute, fewshot.report.build, fewshot.classify, fewshot.loggers"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{hidden}; {imports}"], capture_output=True, text=True, cwd=ROOT / "src"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
