@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fewshot import load
+
 ROOT = Path(__file__).parents[2]
 SMALL = ("trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2", "backbone.width=8",
          "task.test_episodes=20", "task.val_episodes=8", "task.meta_batch=2", "task.queries=3")  # fmt: skip
@@ -124,6 +126,27 @@ def test_a_checkpoint_scored_again_gives_the_same_number(finished, run, tmp_path
 def test_a_checkpoint_of_something_else_is_refused(finished, run, tmp_path, typed, words):
     best = finished / "checkpoints/best.ckpt"
     assert_one_line_error(run(f"checkpoint={best}", "train=false", typed, folder=tmp_path / "o", small=False), *words)
+
+
+@pytest.mark.parametrize("arguments", [("method=nearest",), ("method=protonet", "backbone=mlp", "backbone.widths=[]")])
+def test_a_method_with_nothing_to_train_says_so_and_leaves_a_checkpoint(run, tmp_path, arguments):
+    out = tmp_path / "out"
+    small = [setting for setting in SMALL if not setting.startswith("backbone")]
+    done = run(*small, *arguments, folder=out, small=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "no parameter to train" in line]
+    assert "trainer.max_steps" in line
+    assert result(out)["train"]["steps"] == 0
+    assert result(out)["checkpoint"] == "checkpoints/best.ckpt"
+    assert {file.name for file in (out / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    again = tmp_path / "again"
+    done = run(f"checkpoint={out}/checkpoints/best.ckpt", "train=false", folder=again, small=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no parameter to train" not in done.stdout
+    assert result(again)["test"] == result(out)["test"]
+    learner = load(out / "checkpoints/last.ckpt")
+    images = torch.rand(10, 1, learner.image_size, learner.image_size, generator=torch.Generator().manual_seed(0))
+    assert learner.fit(images, list(range(10)))(images) == list(range(10))
 
 
 def test_a_damaged_checkpoint_is_refused(finished, run, tmp_path):

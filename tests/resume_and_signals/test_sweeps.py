@@ -90,6 +90,32 @@ def test_a_signal_stops_all_workers_with_their_checkpoints(started, tmp_path):
     assert not list(folder.glob("*/result.json"))
 
 
+def test_a_killed_worker_ends_its_own_run_only(started, sweep, tmp_path):
+    """The table names the killed run; started again, the sweep goes on with it."""
+    process = started(*JOBLIB, "method=protonet,nearest", "seed=0,1,2")
+    folder = tmp_path / "multirun/sweep"
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("#0 step 2"):
+            os.kill(int((folder / "0/.lock").read_text()), signal.SIGKILL)
+    assert process.wait(300) == 1
+    text = "".join(said)
+    assert "Traceback" not in text
+    (error,) = [line for line in said if "error: " in line]
+    assert "#0 error: " in error
+    assert "method=protonet seed=0: its process was killed" in error
+    finished = results(tmp_path)
+    assert {file.parent.name for file in finished} == {"1", "2", "3", "4", "5"}
+    assert "its process was killed" in (folder / "report.csv").read_text()
+    done = sweep("hydra/launcher=basic", "method=protonet,nearest", "seed=0,1,2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on from step 2" in done.stdout
+    assert results(tmp_path).items() >= finished.items()
+    assert len(results(tmp_path)) == 6
+    assert not (folder / "0/error.txt").exists()
+
+
 def test_a_killed_search_runs_the_trials_that_are_missing(started, sweep, tmp_path):
     total = ("hydra.sweeper.n_trials=4",)
     process = started(*OPTUNA, *total)

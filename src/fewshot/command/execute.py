@@ -1,13 +1,14 @@
-"""Instantiate, fit, test, write down."""
+"""Train a run, test it and write down its result."""
 
 import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 
 from fewshot import checkpoint, distributed, memory
 from fewshot.callbacks import (
@@ -32,18 +33,60 @@ from fewshot.provenance import device_name, versions
 from fewshot.result import Result, Validation, write_calibration, write_episodes, write_result
 
 log = logging.getLogger(__name__)
-UNLIMITED = 10**9
+UNLIMITED = 10**9  # steps
+
+
+@dataclass
+class Records:
+    """Hold the callbacks whose content is read when a run has ended.
+
+    Attributes:
+        best: the checkpoint of the highest validation accuracy; None without validation.
+        last: the checkpoint of the last step.
+    """
+
+    best: ModelCheckpoint | None
+    last: ModelCheckpoint
+    throughput: Throughput = field(default_factory=Throughput)
+    scores: Scores = field(default_factory=Scores)
+
+    @property
+    def tested(self) -> ModelCheckpoint:
+        """Return the checkpoint whose weights are tested."""
+        return self.best or self.last
+
+    @property
+    def checkpoints(self) -> list[ModelCheckpoint]:
+        return [self.best, self.last] if self.best else [self.last]
 
 
 def execute(job: Job) -> None:
-    """One run: everything between the settings and ``result.json``; in each of its processes."""
+    """Train and test a job, and write its result: one of the job's processes."""
     memory.keep_freed()
     memory.reset_peak()
-    cfg, out = job.cfg, Path(job.out)
+    cfg = job.cfg
+    out = Path(job.out)
     if distributed.rank() == 0:
         for stale in ("result.json", "error.txt"):
             (out / stale).unlink(missing_ok=True)
+    method = build_method(job, cfg)
+    task = Task(**cfg.task)
+    data = build_data(cfg, task)
+    records = build_records(cfg, task, out / "checkpoints")
+    trainer = build_trainer(job, cfg, task, records)
+    if trainer.is_global_zero:
+        log.info("%s on %s %s in %s", cfg.choices.method, cfg.data.name, task.name, out)
+    validation = fit(job, cfg, trainer, method, data, records)
+    trainer.test(method, datamodule=data, verbose=False)
+    if cfg.train and not has_parameters(method):
+        for checkpoint_callback in records.checkpoints:
+            trainer.save_checkpoint(out / "checkpoints" / f"{checkpoint_callback.filename}.ckpt")
+    if trainer.is_global_zero:
+        record(job, cfg, trainer, method, records, validation)
 
+
+def build_method(job: Job, cfg: DictConfig) -> Method:
+    """Build the method from the run's seed, with the weights that it starts from."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     method: Method = instantiate(cfg.method)
     method.bn = cfg.bn or method.bn
@@ -51,93 +94,11 @@ def execute(job: Job) -> None:
     start = next((key for key in ("checkpoint", "weights") if cfg[key]), None)
     if start and not job.resume:
         checkpoint.load_weights(method, checkpoint.read(cfg[start], start), cfg[start], start)
-    task = Task(**cfg.task)
-    data = _data(cfg, task)
-
-    folder = out / "checkpoints"
-    every = None if task.val_episodes else cfg.trainer.val_check_interval  # with validation, after each
-    last = ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False)
-    best = ModelCheckpoint(folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
-    chosen = best if task.val_episodes else last
-    throughput, scores = Throughput(), Scores()
-    callbacks = [*dict.fromkeys((chosen, last)), throughput, scores, Progress(), *instantiate(cfg.callbacks).values()]
-    callbacks += [Recipe(job.recipe), Stopping(folder / "last.ckpt"), Collapse(), Dashboard()]
-    if cfg.figures:
-        figures = out / "figures"
-        # The last one sends what the others have drawn.
-        callbacks += [Confusion(figures, scores), Embedding(figures), InnerSteps(figures), Figures(figures)]
-    loggers = list(instantiate(cfg.logger).values())
-    if not task.val_episodes:
-        cfg.trainer.limit_val_batches = 0
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer,
-        callbacks=callbacks,
-        logger=loggers,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=str(out),
-    )
-    if job.resume:
-        continue_from(loggers, checkpoint.read(job.resume)["global_step"])
-    for logger in loggers:
-        if not isinstance(logger, CSVLogger):  # .hydra/ has the settings on disk already
-            logger.log_hyperparams(job.settings)
-
-    if trainer.is_global_zero:
-        log.info("%s on %s %s in %s", cfg.choices.method, cfg.data.name, task.name, out)
-    trains = cfg.train and any(parameter.requires_grad for parameter in method.parameters())
-    steps_taken, validation = 0, None
-    if trains:
-        trainer.fit(method, datamodule=data, ckpt_path=job.resume)
-        steps_taken = trainer.global_step
-        if task.val_episodes:
-            checkpoint.load_weights(method, checkpoint.read(best.best_model_path), best.best_model_path)
-            validation = float(best.best_model_score)  # type: ignore[arg-type]
-        else:
-            trainer.save_checkpoint(folder / "last.ckpt")
-    elif task.val_episodes:
-        validation = trainer.validate(method, datamodule=data, verbose=False)[0]["val/accuracy"]
-    trainer.test(method, datamodule=data, verbose=False)
-    if not trainer.is_global_zero:
-        return
-
-    test = scores.summary()
-    write_episodes(out, scores.rows())
-    write_calibration(out, scores.calibration())
-    scored = f"checkpoints/{chosen.filename}.ckpt" if trains else cfg.checkpoint
-    result = Result(
-        method=cfg.choices.method,
-        name=cfg.choices.method,
-        data=cfg.data.name,
-        split=cfg.data.get("split"),
-        label_fraction=cfg.data.get("label_fraction", 1.0),
-        task=OmegaConf.to_container(cfg.task, resolve=True),  # type: ignore[arg-type]
-        seed=cfg.seed,
-        bn=method.bn_protocol,
-        bn_statistics_estimated=method.bn_estimated,
-        test=test,
-        val=Validation(validation),
-        train=throughput.summary(steps_taken),
-        parameters=sum(parameter.numel() for parameter in method.parameters()),
-        adapted_parameters=method.adapted_parameters,
-        processes=trainer.world_size,
-        peak_memory_mb=memory.peak_mb(trainer.strategy.root_device),
-        device=device_name(trainer.strategy.root_device),
-        versions=versions(),
-        git_commit=job.commit,
-        checkpoint=str(scored) if scored else None,
-        overrides=tuple(job.typed),
-        path=str(out),
-    )
-    write_result(out, result)
-    conclude(loggers, result)
-    log.info(
-        "test accuracy %.2f%% ± %.2f%% (95%% interval, %d episodes of %s %s, bn=%s); files in %s",
-        *(100 * test.accuracy, 100 * (test.ci95 or 0), test.episodes),
-        *(cfg.data.name, task.name, method.bn_protocol, out),
-    )
+    return method
 
 
-def _data(cfg: DictConfig, task: Task) -> EpisodeData:
+def build_data(cfg: DictConfig, task: Task) -> EpisodeData:
+    """Load the images that the run draws its episodes from."""
     data = EpisodeData(
         instantiate(cfg.data.dataset),
         task,
@@ -154,3 +115,131 @@ def _data(cfg: DictConfig, task: Task) -> EpisodeData:
     )
     data.setup()
     return data
+
+
+def build_records(cfg: DictConfig, task: Task, folder: Path) -> Records:
+    """Build what writes checkpoints into ``folder`` and keeps scores."""
+    if not task.val_episodes:
+        interval = cfg.trainer.val_check_interval
+        last = ModelCheckpoint(folder, "last", every_n_train_steps=interval, enable_version_counter=False)
+        return Records(None, last)
+    last = ModelCheckpoint(folder, "last", enable_version_counter=False)  # after each validation
+    best = ModelCheckpoint(folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+    return Records(best, last)
+
+
+def build_trainer(job: Job, cfg: DictConfig, task: Task, records: Records) -> pl.Trainer:
+    """Build Lightning's trainer, with its callbacks and loggers."""
+    callbacks = build_callbacks(job, cfg, records)
+    loggers: list[Logger] = list(instantiate(cfg.logger).values())
+    if not task.val_episodes:
+        cfg.trainer.limit_val_batches = 0
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=job.out,
+    )
+    if job.resume:
+        continue_from(loggers, checkpoint.read(job.resume)["global_step"])
+    for logger in loggers:
+        if not isinstance(logger, CSVLogger):  # .hydra/ has the settings on disk already
+            logger.log_hyperparams(job.settings)
+    return trainer
+
+
+def build_callbacks(job: Job, cfg: DictConfig, records: Records) -> list[pl.Callback]:
+    """Build what records, shows and stops the run, in the order in which Lightning calls it."""
+    out = Path(job.out)
+    scores = records.scores
+    callbacks = [
+        *records.checkpoints,
+        records.throughput,
+        scores,
+        Progress(),
+        *instantiate(cfg.callbacks).values(),
+        Recipe(job.recipe),
+        Stopping(out / "checkpoints" / "last.ckpt"),
+        Collapse(),
+        Dashboard(),
+    ]
+    if cfg.figures:
+        figures = out / "figures"
+        # The last one sends what the others have drawn.
+        callbacks += [Confusion(figures, scores), Embedding(figures), InnerSteps(figures), Figures(figures)]
+    return callbacks
+
+
+def has_parameters(method: Method) -> bool:
+    """Return whether a method has parameters to train."""
+    return any(parameter.requires_grad for parameter in method.parameters())
+
+
+def fit(
+    job: Job, cfg: DictConfig, trainer: pl.Trainer, method: Method, data: EpisodeData, records: Records
+) -> float | None:
+    """Train the method if it is to be trained and can be; leave it with the weights to test.
+
+    Returns:
+        the validation accuracy of these weights, a fraction; None without validation.
+    """
+    if not (cfg.train and has_parameters(method)):
+        if cfg.train and trainer.is_global_zero:
+            log.warning(
+                "%s with these settings has no parameter to train: it is tested as it is, and the budget "
+                "(trainer.max_steps, trainer.max_time) is not used",
+                cfg.choices.method,
+            )
+        if not data.task.val_episodes:
+            return None
+        return float(trainer.validate(method, datamodule=data, verbose=False)[0]["val/accuracy"])
+    trainer.fit(method, datamodule=data, ckpt_path=job.resume)
+    if records.best is None:
+        trainer.save_checkpoint(Path(job.out) / "checkpoints" / "last.ckpt")
+        return None
+    file = records.best.best_model_path
+    checkpoint.load_weights(method, checkpoint.read(file), file)
+    return float(records.best.best_model_score)  # type: ignore[arg-type]
+
+
+def record(
+    job: Job, cfg: DictConfig, trainer: pl.Trainer, method: Method, records: Records, validation: float | None
+) -> None:
+    """Write the scores of the test, the result last, and end the loggers."""
+    out = Path(job.out)
+    test = records.scores.summary()
+    write_episodes(out, records.scores.rows())
+    write_calibration(out, records.scores.calibration())
+    tested = f"checkpoints/{records.tested.filename}.ckpt" if cfg.train else cfg.checkpoint
+    result = Result(
+        method=cfg.choices.method,
+        name=cfg.choices.method,
+        data=cfg.data.name,
+        split=cfg.data.get("split"),
+        label_fraction=cfg.data.get("label_fraction", 1.0),
+        task=OmegaConf.to_container(cfg.task, resolve=True),  # type: ignore[arg-type]
+        seed=cfg.seed,
+        bn=method.bn_protocol,
+        bn_statistics_estimated=method.bn_estimated,
+        test=test,
+        val=Validation(validation),
+        train=records.throughput.summary(trainer.global_step),
+        parameters=sum(parameter.numel() for parameter in method.parameters()),
+        adapted_parameters=method.adapted_parameters,
+        processes=trainer.world_size,
+        peak_memory_mb=memory.peak_mb(trainer.strategy.root_device),
+        device=device_name(trainer.strategy.root_device),
+        versions=versions(),
+        git_commit=job.commit,
+        checkpoint=str(tested) if tested else None,
+        overrides=tuple(job.typed),
+        path=str(out),
+    )
+    write_result(out, result)
+    conclude(trainer.loggers, result)
+    log.info(
+        "test accuracy %.2f%% ± %.2f%% (95%% interval, %d episodes of %s %s, bn=%s); files in %s",
+        *(100 * test.accuracy, 100 * (test.ci95 or 0), test.episodes),
+        *(cfg.data.name, Task(**cfg.task).name, method.bn_protocol, out),
+    )

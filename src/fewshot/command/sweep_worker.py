@@ -1,4 +1,4 @@
-"""A run in a process that a launcher of Hydra has started, and how such processes end."""
+"""Train one run in a worker process of a sweep, and stop such processes."""
 
 import logging
 import multiprocessing
@@ -19,85 +19,97 @@ from fewshot.command import devices
 from fewshot.command.exit_status import quiet_libraries
 
 log = logging.getLogger(__name__)
+# Return values of runs without a result: a signal stopped the run; something killed its process.
 STOPPED = "stopped"
+KILLED = "killed"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Run:
-    """Calls the main function of a command in a worker process.
+class WorkerMain:
+    """Call the main function of a command in a worker process.
 
-    After a signal a process begins no other run, and returns ``STOPPED``: an exception would make joblib kill the
-    others before they have written their checkpoints.
+    After a signal the process begins no other run, and returns ``STOPPED``: an exception would not say that the
+    run may go on.
+
+    Args:
+        main: the function.
+        gpus: of the machine, of which a process claims one.
+        parent: process id of the sweep; the worker stops when the sweep is gone.
     """
 
     def __init__(self, main: Callable[[DictConfig], Any], gpus: Sequence[str] = (), parent: int | None = None) -> None:
-        self.main, self.gpus, self.parent = main, gpus, parent
+        self.main = main
+        self.gpus = gpus
+        self.parent = parent
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         quiet_libraries()  # in the worker, before Hydra composes the settings
 
     def __call__(self, cfg: DictConfig) -> Any:
-        if not _Process.ready:
-            _Process.ready = True
+        if not _Worker.ready:
+            _Worker.ready = True
             devices.claim(self.gpus, HydraConfig.get().job.num)
             if self.parent:
-                threading.Thread(target=_end_with, args=(self.parent,), daemon=True).start()
-        if _Process.stopped:
+                threading.Thread(target=_stop_without_parent, args=(self.parent,), daemon=True).start()
+        if _Worker.stopped:
             return STOPPED
-        _Process.busy = True
-        _Process.listen()
+        _Worker.busy = True
+        _Worker.handle_signals()
         try:
             return self.main(cfg)
         except SystemExit:  # how a run ends that a signal stopped
-            _Process.stopped = True
+            _Worker.stopped = True
             return STOPPED
         finally:
-            _Process.busy = False
-            _Process.listen()  # processes of a run of several leave handlers
+            _Worker.busy = False
+            _Worker.handle_signals()  # a run in several processes leaves handlers
 
 
-class _Process:
-    """What holds for all runs of this process."""
+class _Worker:
+    """Hold the state of this process for all its runs."""
 
-    ready = busy = stopped = False
+    ready = False
+    busy = False
+    stopped = False
 
     @classmethod
-    def listen(cls) -> None:
+    def handle_signals(cls) -> None:
         for number in _SIGNALS:
             signal.signal(number, cls.stop)
 
     @classmethod
     def stop(cls, number: int, frame: FrameType | None) -> None:
-        """Outside of training, which has its own handler."""
-        first, cls.stopped = not cls.stopped, True
+        """Stop outside of training, which has its own handler."""
+        first = not cls.stopped
+        cls.stopped = True
         if first and cls.busy:
             raise KeyboardInterrupt
 
 
-def _end_with(parent: int) -> None:
-    """A sweep that was killed leaves no run behind."""
+def _stop_without_parent(parent: int) -> None:
+    """Stop this process once the sweep that started it is killed."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
-    while _Process.busy:
+    while _Worker.busy:
         time.sleep(0.1)
     os._exit(143)
 
 
 @contextmanager
-def passing_signals_on() -> Iterator[list[int]]:
-    """Within: signals go to the processes that this one has started; yields those received."""
+def forward_signals() -> Iterator[list[int]]:
+    """Forward signals within to the child processes; yield the list of received signals."""
     received: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for child in multiprocessing.active_children():
             if child.pid:
                 with suppress(ProcessLookupError):
                     os.kill(child.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in _SIGNALS}
+    before = {number: signal.signal(number, forward) for number in _SIGNALS}
     try:
         yield received
     finally:

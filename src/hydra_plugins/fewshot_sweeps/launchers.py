@@ -1,20 +1,33 @@
-"""Hydra's launchers for joblib and submitit, with what our runs need in the processes that they start."""
+"""Launch the runs of a sweep in parallel: by joblib on this machine, by submitit on a cluster."""
 
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, env_override
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import (
+    JobReturn,
+    JobStatus,
+    configure_log,
+    env_override,
+    filter_overrides,
+    run_job,
+    setup_globals,
+)
 from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 log = logging.getLogger(__name__)
 MISSING = "error: {} needs further packages: pip install -r requirements-sweeps.txt"
+Overrides = Sequence[str]
 
 
 class _Launcher(Launcher):
@@ -22,15 +35,19 @@ class _Launcher(Launcher):
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.context, self.main, self.config = hydra_context, task_function, config
+        self.context = hydra_context
+        self.main = task_function
+        self.config = config
 
-    def _launch(self, launcher: Launcher, main: TaskFunction, jobs: Sequence[Sequence[str]], first: int) -> Any:
+    def _launch_by(
+        self, launcher: Launcher, main: TaskFunction, jobs: Sequence[Overrides], first: int
+    ) -> Sequence[JobReturn]:
         launcher.setup(hydra_context=self.context, task_function=main, config=self.config)
         return launcher.launch(jobs, first)
 
 
-def _unless_stopped(results: Sequence[JobReturn], received: Sequence[int] = ()) -> Sequence[JobReturn]:
-    """``results``; the command ends here where a signal came, as it does without a launcher."""
+def _exit_if_stopped(results: Sequence[JobReturn], received: Sequence[int] = ()) -> Sequence[JobReturn]:
+    """Return ``results``; after a signal end the command as without a launcher."""
     from fewshot.command.sweep_worker import STOPPED
 
     stopped = sum(result.return_value == STOPPED for result in results)
@@ -41,16 +58,18 @@ def _unless_stopped(results: Sequence[JobReturn], received: Sequence[int] = ()) 
 
 
 class JoblibLauncher(_Launcher):
-    """``hydra/launcher=joblib``: with as many threads and GPUs for a worker as there are for each."""
+    """Launch runs in parallel on this machine: ``hydra/launcher=joblib``.
+
+    Each worker has its share of threads and GPUs. A killed worker ends its own run only.
+    """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         try:
             import joblib
-            from hydra_plugins.hydra_joblib_launcher import joblib_launcher
         except ImportError as error:
             raise CompactHydraException(MISSING.format("hydra/launcher=joblib")) from error
-        self.plugin, self.cores = joblib_launcher.JoblibLauncher, joblib.cpu_count()
+        self.cores = joblib.cpu_count()
         if self.options["n_jobs"] == 0:
             raise CompactHydraException("error: hydra.launcher.n_jobs=0: must be a number of workers, or -1")
         typed = config.hydra.overrides.hydra
@@ -59,7 +78,7 @@ class JoblibLauncher(_Launcher):
 
     @property
     def at_a_time(self) -> int:
-        """Runs, where there are enough."""
+        """Return how many runs go on at once, if there are enough."""
         return self._workers(sys.maxsize)
 
     def _workers(self, jobs: int) -> int:
@@ -67,28 +86,73 @@ class JoblibLauncher(_Launcher):
 
         return devices.workers(self.options["n_jobs"], jobs, len(devices.gpus()), self.cores)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from joblib.externals.loky.process_executor import TerminatedWorkerError
-
+    def launch(self, job_overrides: Sequence[Overrides], initial_job_idx: int) -> Sequence[JobReturn]:
         from fewshot.command import devices
-        from fewshot.command.sweep_worker import Run, passing_signals_on
+        from fewshot.command.sweep_worker import WorkerMain, forward_signals
+        from hydra_plugins.fewshot_sweeps.worker_pool import run_in_workers
 
         count = self._workers(len(job_overrides))
-        plugin = self.plugin(**self.options | {"n_jobs": count})
-        if count == 1:  # joblib calls it in this process
-            return self._launch(plugin, self.main, job_overrides, initial_job_idx)
-        run = Run(self.main, devices.gpus(), os.getpid())
-        with passing_signals_on() as received:
-            try:
-                results = self._launch(plugin, run, job_overrides, initial_job_idx)
-            except TerminatedWorkerError as error:
-                if not received:
-                    raise CompactHydraException(
-                        "error: a worker was killed, perhaps for want of memory: start the sweep again to go on, "
-                        f"with hydra.launcher.n_jobs below {count}"
-                    ) from error
-                results = []
-        return _unless_stopped(results, received)
+        if count == 1:  # a process of its own would gain nothing
+            return self._launch_by(BasicLauncher(), self.main, job_overrides, initial_job_idx)
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        log.info("Launching %d jobs, %d at a time", len(job_overrides), count)
+        main = WorkerMain(self.main, devices.gpus(), os.getpid())
+        state = Singleton.get_state()
+        jobs = []
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
+            jobs.append(partial(_run_in_this_process, self.context, self.config, main, state, number, overrides))
+        threads = os.environ.get("OMP_NUM_THREADS", str(devices.threads(count, self.cores)))
+
+        def killed(place: int) -> JobReturn:
+            return self._killed(initial_job_idx + place, job_overrides[place], stopped=bool(received))
+
+        with forward_signals() as received:
+            results = run_in_workers(jobs, count, {"OMP_NUM_THREADS": threads}, killed)
+        return _exit_if_stopped(results, received)
+
+    def _killed(self, number: int, overrides: Overrides, stopped: bool) -> JobReturn:
+        """Name a run whose process was killed, here and in its folder, and return what stands for its result."""
+        from fewshot.command.sweep_worker import KILLED, STOPPED
+        from fewshot.files import write_bytes
+
+        cfg = _job_config(self.context, self.config, number, overrides)
+        result = JobReturn(overrides=overrides, hydra_cfg=cfg, status=JobStatus.COMPLETED)
+        result.return_value = STOPPED if stopped else KILLED
+        if not stopped:
+            out = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
+            reason = "its process was killed, perhaps for want of memory: start the sweep again to go on with it"
+            write_bytes(out / "error.txt", f"{reason}\n".encode())
+            log.error("#%d error: %s: %s (%s)", number, " ".join(filter_overrides(overrides)), reason, out)
+        return result
+
+
+def _job_config(context: HydraContext, config: DictConfig, number: int, overrides: Overrides) -> DictConfig:
+    """Compose the settings of a run of a sweep, Hydra's own among them."""
+    cfg = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(cfg):
+        cfg.hydra.job.id = f"{cfg.hydra.job.name}_{number}"
+        cfg.hydra.job.num = number
+    return cfg
+
+
+def _run_in_this_process(
+    context: HydraContext, config: DictConfig, main: TaskFunction, state: Any, number: int, overrides: Overrides
+) -> JobReturn:
+    """Train a run of a sweep in a worker process; ``state`` is that of Hydra's singletons in the sweep."""
+    setup_globals()
+    Singleton.set_state(state)
+    cfg = _job_config(context, config, number, overrides)
+    HydraConfig.instance().set_config(cfg)
+    return run_job(
+        hydra_context=context,
+        config=cfg,
+        task_function=main,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
 
 
 class _SubmititLauncher(_Launcher):
@@ -104,9 +168,9 @@ class _SubmititLauncher(_Launcher):
             raise CompactHydraException(MISSING.format(f"hydra/launcher=submitit_{self.cluster}")) from error
         self.plugin = getattr(submitit_launcher, f"{self.cluster.capitalize()}Launcher")(**self.options)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(self, job_overrides: Sequence[Overrides], initial_job_idx: int) -> Sequence[JobReturn]:
         from fewshot.command import devices
-        from fewshot.command.sweep_worker import Run
+        from fewshot.command.sweep_worker import WorkerMain
 
         source = str(Path(__file__).parents[2])
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))}
@@ -115,7 +179,7 @@ class _SubmititLauncher(_Launcher):
             environment["OMP_NUM_THREADS"] = str(devices.threads(len(job_overrides), cores))
         try:
             with env_override(environment):
-                results = self._launch(self.plugin, Run(self.main), job_overrides, initial_job_idx)
+                results = self._launch_by(self.plugin, WorkerMain(self.main), job_overrides, initial_job_idx)
         except RuntimeError as error:  # no cluster, an option that it refuses, a job without a result
             reason = next(line for line in str(error).splitlines() if line.strip())
             where = f"{self.config.hydra.sweep.dir}/.submitit"
@@ -123,16 +187,16 @@ class _SubmititLauncher(_Launcher):
         except KeyboardInterrupt:
             log.warning("interrupted; jobs that were submitted go on")
             sys.exit(130)
-        return _unless_stopped(results)
+        return _exit_if_stopped(results)
 
 
 class SubmititSlurmLauncher(_SubmititLauncher):
-    """``hydra/launcher=submitit_slurm``: each run a job of the cluster."""
+    """Launch each run as a job of the cluster: ``hydra/launcher=submitit_slurm``."""
 
     cluster = "slurm"
 
 
 class SubmititLocalLauncher(_SubmititLauncher):
-    """``hydra/launcher=submitit_local``: the same on this machine."""
+    """Launch each run as a process of submitit on this machine: ``hydra/launcher=submitit_local``."""
 
     cluster = "local"

@@ -182,11 +182,14 @@ def _tell(study: Any, number: int, result: JobReturn) -> None:
     """
     from optuna.trial import TrialState
 
+    from fewshot.command.sweep_worker import KILLED
     from fewshot.errors import UserError
 
+    accuracy = result.return_value
+    if accuracy == KILLED:  # the next search goes on with it
+        return
     assert result.hydra_cfg is not None
     out = Path(result.hydra_cfg.hydra.runtime.output_dir)
-    accuracy = result.return_value
     if accuracy is not None:
         study.tell(number, accuracy)
     elif (out / "error.txt").is_file():
