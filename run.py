@@ -7,15 +7,14 @@ python run.py resume=outputs/...
 """
 
 import logging
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))  # works without an installation
 
-from fewshot.threads import waiting_variables
+from fewshot.startup import prepare_process
 
-os.environ.update(waiting_variables(os.environ))  # before torch loads
+prepare_process()  # before torch loads
 
 import hydra
 from hydra.core.hydra_config import HydraConfig

@@ -1,10 +1,8 @@
 """Label your own images: ``python -m fewshot.classify checkpoint=PATH support=DIR query=DIR [output=FILE.csv]``."""
 
-import os
+from fewshot.startup import prepare_process
 
-from fewshot.threads import waiting_variables
-
-os.environ.update(waiting_variables(os.environ))  # before torch loads
+prepare_process()  # before torch loads
 
 import logging
 import re

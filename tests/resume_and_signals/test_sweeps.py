@@ -92,27 +92,28 @@ def test_a_signal_stops_all_workers_with_their_checkpoints(started, tmp_path):
 
 def test_a_killed_worker_ends_its_own_run_only(started, sweep, tmp_path):
     """The table names the killed run; started again, the sweep goes on with it."""
-    process = started(*JOBLIB, "method=protonet,nearest", "seed=0,1,2")
+    runs = ("method=protonet,nearest", "seed=0,1", "trainer.max_steps=30", "trainer.val_check_interval=10")
+    process = started(*JOBLIB, *runs)
     folder = tmp_path / "multirun/sweep"
-    said = []
+    lines = []
     for line in process.stdout:
-        said.append(line)
-        if line.startswith("#0 step 2"):
+        lines.append(line)
+        if line.startswith("#0 step 20"):
             os.kill(int((folder / "0/.lock").read_text()), signal.SIGKILL)
     assert process.wait(300) == 1
-    text = "".join(said)
-    assert "Traceback" not in text
-    (error,) = [line for line in said if "error: " in line]
+    assert "Traceback" not in "".join(lines)
+    (error,) = [line for line in lines if "error: " in line]
     assert "#0 error: " in error
-    assert "method=protonet seed=0: its process was killed" in error
+    assert "its process was killed" in error
+    assert all(setting in error for setting in ("method=protonet", "seed=0"))
     finished = results(tmp_path)
-    assert {file.parent.name for file in finished} == {"1", "2", "3", "4", "5"}
+    assert {file.parent.name for file in finished} == {"1", "2", "3"}
     assert "its process was killed" in (folder / "report.csv").read_text()
-    done = sweep("hydra/launcher=basic", "method=protonet,nearest", "seed=0,1,2")
+    done = sweep("hydra/launcher=basic", *runs)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on from step 2" in done.stdout
+    assert "going on from step" in done.stdout
     assert results(tmp_path).items() >= finished.items()
-    assert len(results(tmp_path)) == 6
+    assert len(results(tmp_path)) == 4
     assert not (folder / "0/error.txt").exists()
 
 

@@ -1,4 +1,4 @@
-"""One of several processes of a job: ``python -m fewshot.command.ddp_worker JOB.yaml``."""
+"""Run one of several processes of a job: ``python -m fewshot.command.ddp_worker JOB.yaml``."""
 
 import logging
 import sys
@@ -8,17 +8,17 @@ from fewshot import distributed
 from fewshot.command.execute import execute
 from fewshot.command.exit_status import quiet_libraries, report_errors
 from fewshot.command.job import Job
+from fewshot.command.run_log import RunLog
 
 
 def main(file: str) -> None:
-    """The first process says what a run in one process would, the others only what goes wrong."""
+    """Run the job; processes other than the first print errors only."""
     job = Job.read(file)
-    first = distributed.rank() == 0
-    console, record = logging.StreamHandler(sys.stdout), logging.FileHandler(Path(job.out) / "run.log")
-    record.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(
-        level=logging.INFO if first else logging.ERROR, format="%(message)s", handlers=[console, record]
-    )
+    console = logging.StreamHandler(sys.stdout)
+    run_log = RunLog(Path(job.out) / "run.log")
+    run_log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    level = logging.ERROR if distributed.rank() else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", handlers=[console, run_log])
     quiet_libraries()
     with report_errors(Path(job.out), worker=True):
         execute(job)

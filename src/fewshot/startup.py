@@ -1,0 +1,21 @@
+"""Prepare the process of a command, before its libraries load."""
+
+import os
+import sys
+from types import TracebackType
+
+from fewshot.threads import waiting_variables
+
+
+def prepare_process() -> None:
+    """Let waiting threads sleep, and end in one line if Ctrl-C comes while libraries load."""
+    os.environ.update(waiting_variables(os.environ))
+    sys.excepthook = show_exception
+
+
+def show_exception(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Print an exception that ends the process; a traceback of Ctrl-C would help nobody."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
