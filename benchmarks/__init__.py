@@ -1,4 +1,4 @@
-"""Speed and memory beside learn2learn; see README.md. ``python -m benchmarks`` runs all of them."""
+"""Measure speed and memory beside learn2learn; ``python -m benchmarks`` runs all, see README.md."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""All benchmarks, one after the other."""
+"""Run all benchmarks, one after the other."""
 
 from benchmarks import accuracy, episodes, meta_step, overhead, scaling
-from benchmarks.report import run
+from benchmarks.report import run_benchmarks
 
 if __name__ == "__main__":
-    run(meta_step.main, episodes.main, accuracy.main, overhead.main, scaling.main)
+    run_benchmarks(meta_step.main, episodes.main, accuracy.main, overhead.main, scaling.main)

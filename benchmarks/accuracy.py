@@ -1,4 +1,4 @@
-"""Seconds of training, drawing included, until validation tasks are answered right nine times of ten.
+"""Measure seconds of training until a validation accuracy of 0.9, drawing of tasks included.
 
 Ours is a real run, Lightning and all; the peer is the loop of learn2learn's ``examples/vision/maml_omniglot.py``.
 Same network, weights to start from, optimiser and inner loop; each draws its own tasks from the same classes.
@@ -12,22 +12,28 @@ import numpy as np
 import torch
 
 from benchmarks import data, meta_step_contenders
-from benchmarks.contender import Side, device
+from benchmarks.contender import Contender, device
 from benchmarks.framework import Run
-from benchmarks.report import Options, console, run, save
+from benchmarks.report import Options, console, run_benchmarks, save
 from benchmarks.rounds import Result, Row, refuse_unequal
 from fewshot.episode import Episode
 from fewshot.schedule import halving
 
 INNER = meta_step_contenders.Inner(ways=5, steps=1, second_order=True, rate=0.4)
-SHOTS, QUERIES, TASKS, RATE = 1, 1, 32, 3e-3
-HALF_EVERY = 300  # steps; at 3e-3 all the way both sides stay below the goal
-SLICE, GOAL, LIMIT_SECONDS = 20, 0.9, 720.0
-VALIDATION_TASKS, VALIDATION_STEPS = 100, 3
+SHOTS = 1
+QUERIES = 1
+TASKS = 32
+RATE = 3e-3
+HALF_EVERY = 300  # steps; at 3e-3 all the way both contenders stay below the goal
+SLICE = 20
+GOAL = 0.9
+LIMIT_SECONDS = 720.0
+VALIDATION_TASKS = 100
+VALIDATION_STEPS = 3
 
 
 class Judge:
-    """Accuracy on fixed validation tasks, the same code for both sides."""
+    """Measure accuracy on fixed validation tasks, with the same code for both contenders."""
 
     def __init__(self, name: str, tasks: int) -> None:
         self.method = meta_step_contenders.network(INNER).to(device()).eval()
@@ -46,7 +52,7 @@ class Judge:
 
 
 class Ours:
-    """A run of the framework from the common weights."""
+    """Train by a run of the framework, from the common weights."""
 
     needs_main_thread = True
 
@@ -77,21 +83,22 @@ class Ours:
         return dict(self.run.method.classifier.named_parameters())  # type: ignore[union-attr]
 
     def accuracy(self) -> float:
-        return self.run.slices.do(lambda: self.judge.accuracy(self.weights()))
+        return float(self.run.slices.do(lambda: self.judge.accuracy(self.weights())))
 
     def result(self) -> Result:
         return _result(self.weights())
 
 
 class Peer:
-    """A loop of learn2learn."""
+    """Train by a loop of learn2learn."""
 
     def __init__(self, name: str, inner: meta_step_contenders.Inner, slice_steps: int, validation_tasks: int) -> None:
         self.judge = Judge(name, validation_tasks)
         self.maml = meta_step_contenders.Peer(inner)
         self.optimizer = torch.optim.Adam(self.maml.maml.parameters(), RATE)
         self.tasks = data.TaskSet(data.splits(name)["train"], name, inner.ways, SHOTS, QUERIES, inner.seed)
-        self.steps, self.taken = slice_steps, 0
+        self.steps = slice_steps
+        self.taken = 0
 
     def step(self) -> None:
         for _ in range(self.steps):
@@ -117,14 +124,16 @@ def _result(weights: meta_step_contenders.Weights) -> Result:
 
 
 class Training:
-    """How far a side is."""
+    """Follow the training of a contender."""
 
-    def __init__(self, side: Side) -> None:
-        self.side, self.slices, self.accuracy = side, list[float](), 0.0
+    def __init__(self, contender: Contender) -> None:
+        self.contender = contender
+        self.slices: list[float] = []
+        self.accuracy = 0.0
 
-    def go_on(self) -> None:
-        self.slices.append(self.side.seconds())
-        self.accuracy = self.side.ask("accuracy")
+    def train_slice(self) -> None:
+        self.slices.append(self.contender.seconds())
+        self.accuracy = self.contender.ask("accuracy")
 
     @property
     def seconds(self) -> float:
@@ -132,16 +141,15 @@ class Training:
 
 
 def train(name: str, seed: int, until: float, quick: bool) -> tuple[Training, Training]:
-    """Both sides by turns until each reached the goal, or the clock shows ``until``."""
+    """Train both contenders by turns until each reached the goal, or the clock shows ``until``."""
     given = (name, replace(INNER, seed=seed), 2 if quick else SLICE, 4 if quick else VALIDATION_TASKS)
     goal = 0.0 if quick else GOAL
-    ours, peer = Side(Ours, *given), Side(Peer, *given, ours=False)
-    with ours, peer:
+    with Contender(Ours, *given) as ours, Contender(Peer, *given, ours=False) as peer:
         refuse_unequal(ours.ask("result"), peer.ask("result"), 0.0, "the weights at the start")
-        trainings = Training(ours), Training(peer)
+        trainings = (Training(ours), Training(peer))
         while time.monotonic() < until and (behind := [t for t in trainings if not t.slices or t.accuracy < goal]):
             for training in behind:
-                training.go_on()
+                training.train_slice()
             if len(trainings[1].slices) % 10 == 0:
                 shown = (f"{t.accuracy:.3f} after {t.seconds:.0f} s" for t in trainings)
                 console.print(f"{len(trainings[1].slices)} slices: {' (ours), '.join(shown)} (peer)")
@@ -149,9 +157,11 @@ def train(name: str, seed: int, until: float, quick: bool) -> tuple[Training, Tr
 
 
 def main(options: Options) -> None:
-    """As many seeds as the time allows, at most three; one at least."""
-    name, begun = data.choose(), time.monotonic()
-    steps_in_slice, goal = (2, 0.0) if options.quick else (SLICE, GOAL)
+    """Train with as many seeds as the time allows: one at least, at most three."""
+    name = data.choose()
+    begun = time.monotonic()
+    steps_in_slice = 2 if options.quick else SLICE
+    goal = 0.0 if options.quick else GOAL
     case = f"{name}-5w1s"
     runs: list[tuple[Training, Training]] = []
     while len(runs) < (1 if options.quick else 3):
@@ -165,16 +175,16 @@ def main(options: Options) -> None:
     ours, peer = map(list, zip(*pairs, strict=True))
     rows = [Row("accuracy", f"{case}-{steps_in_slice}-steps", "s", ours, peer)]
     if there:
-        ours, peer = ([pair[side].seconds for pair in there] for side in (0, 1))
+        ours, peer = ([pair[which].seconds for pair in there] for which in (0, 1))
         rows.append(Row("accuracy", f"{case}-to-{100 * GOAL:.0f}", "s", ours, peer))
-        ours, peer = ([float(steps_in_slice * len(pair[side].slices)) for pair in there] for side in (0, 1))
+        ours, peer = ([float(steps_in_slice * len(pair[which].slices)) for pair in there] for which in (0, 1))
         rows.append(Row("accuracy", f"{case}-steps-to-{100 * GOAL:.0f}", "steps", ours, peer))
     else:
-        reached = [median(pair[side].accuracy for pair in runs) for side in (0, 1)]
+        reached = [median(pair[which].accuracy for pair in runs) for which in (0, 1)]
         console.print(f"{GOAL} was not reached in {LIMIT_SECONDS:.0f} s: ours {reached[0]:.3f}, peer {reached[1]:.3f}")
         rows.append(Row("accuracy", f"{case}-unfinished", "accuracy", [reached[0]], [reached[1]], more_is_better=True))
     save(rows, ("accuracy",), options)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_benchmarks(main)

@@ -1,4 +1,6 @@
-"""Measure forty training steps alone and beside three busy processes; the peer lets waiting threads spin.
+"""Measure forty training steps alone and beside three busy processes.
+
+The peer lets waiting threads spin.
 
 ``GOMP_SPINCOUNT=2000 python -m benchmarks.busy`` measures another spin than that of ``fewshot.threads``.
 """
@@ -10,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
 
-from benchmarks.contender import Side
+from benchmarks.contender import Contender
 from benchmarks.framework import Run
-from benchmarks.report import Options, console, run, save
+from benchmarks.report import Options, console, run_benchmarks, save
 from benchmarks.rounds import Row, alternate
 from fewshot.threads import VARIABLES, waiting_variables
 
@@ -47,26 +49,26 @@ def busy_processes(count: int) -> Iterator[None]:
             process.wait()
 
 
-def start(variables: dict[str, str], steps: int) -> Side:
+def start(variables: dict[str, str], steps: int) -> Contender:
     """Start a run that trains ``steps`` steps whenever it is asked."""
     with environment(variables):
-        return Side(Run, steps, *SETTINGS)
+        return Contender(Run, steps, *SETTINGS)
 
 
 def main(options: Options) -> None:
-    """Measure both cases in alternating rounds, and print how many times longer the busy case takes."""
+    """Measure both cases in alternating rounds, and print their ratio."""
     steps = 2 if options.quick else STEPS
     own = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     rows = []
     with start(own or waiting_variables(os.environ), steps) as ours, start({}, steps) as peer:
-        for side in (ours, peer):
-            side.seconds()
+        for contender in (ours, peer):
+            contender.seconds()
         for case, neighbours, least, most in (("alone", 0, 10, 10), ("beside-three", NEIGHBOURS, 3, 5)):
             if options.wants(case):
                 with busy_processes(neighbours):
                     rounds = (1, 1) if options.quick else (least, most)
                     seconds = alternate(ours, peer, *rounds, enough_seconds=120)
-                times = [[1e3 * value / steps for value in side] for side in seconds]
+                times = [[1e3 * value / steps for value in values] for values in seconds]
                 rows.append(Row("busy", case, "ms", times[0], times[1]))
     save(rows, ("busy",), options)
     if len(rows) == 2:
@@ -80,4 +82,4 @@ def slowdown(alone: list[float], busy: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_benchmarks(main)

@@ -1,4 +1,4 @@
-"""A side of a comparison: an object in a process of its own, that waits until it is asked."""
+"""Keep each contender in a process of its own, idle until asked."""
 
 import multiprocessing
 import os
@@ -16,12 +16,12 @@ import torch
 from fewshot import memory
 from fewshot.errors import UserError
 
-# Programs for the main thread of a side whose class says ``needs_main_thread``; its questions come to another.
+# Programs for the main thread of a contender whose class says ``needs_main_thread``; questions come to another thread.
 MAIN_THREAD: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
 
 def device() -> torch.device:
-    """The GPU, if there is one."""
+    """Return the GPU, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -30,17 +30,17 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-class Side:
-    """The object that ``factory(*arguments)`` builds, in a fresh process.
+class Contender:
+    """Hold the object that ``factory(*arguments)`` builds in a fresh process.
 
     Args:
-        factory: of a module, so that another process finds it. What it builds may have a ``close``.
-        arguments: plain ones.
+        factory: of a module, so that another process finds it. The object may have a method ``close``.
+        arguments: values that can be pickled.
         ours: give the process the settings that the command line of the framework has; a plain script of another
             library has none.
 
     Raises:
-        UserError: as the other process did.
+        UserError: the other process raised the same error.
     """
 
     def __init__(self, factory: Callable[..., Any], *arguments: Any, ours: bool = True) -> None:
@@ -50,23 +50,23 @@ class Side:
         self._process.start()
         other.close()
 
-    def wait(self) -> "Side":
-        """Until it is built."""
+    def wait(self) -> "Contender":
+        """Wait until the object is built."""
         self._answer()
         return self
 
     def ask(self, name: str, *arguments: Any) -> Any:
-        """What a method of the object returns."""
+        """Call a method of the object and return its result."""
         self._connection.send((name, arguments))
         return self._answer()
 
     def seconds(self, name: str = "step", *arguments: Any) -> float:
-        """How long a method takes, until the device is done."""
-        return self.ask("seconds", name, *arguments)
+        """Measure a method in seconds, until the device is done."""
+        return float(self.ask("seconds", name, *arguments))
 
     def peak_mb(self) -> float:
-        """Peak memory since the object was built, in MB, above what the process held then."""
-        return self.ask("peak_mb")
+        """Return the peak memory, in MB above the memory when the object was built."""
+        return float(self.ask("peak_mb"))
 
     def close(self) -> None:
         self._connection.close()
@@ -74,7 +74,7 @@ class Side:
         self._process.kill()
         self._process.join()
 
-    def __enter__(self) -> "Side":
+    def __enter__(self) -> "Contender":
         return self.wait()
 
     def __exit__(self, *error: object) -> None:
@@ -85,15 +85,15 @@ class Side:
             kind, value = self._connection.recv()
         except EOFError:
             self._process.join()
-            raise RuntimeError(f"a side of the comparison ended with status {self._process.exitcode}") from None
+            raise RuntimeError(f"a contender ended with status {self._process.exitcode}") from None
         if kind == "refused":
             raise UserError(value)
         if kind == "failed":
-            raise RuntimeError(f"a side of the comparison failed:\n{value}")
+            raise RuntimeError(f"a contender failed:\n{value}")
         return value
 
 
-def _serve(connection: Connection, factory: Callable[..., Any], arguments: tuple, ours: bool) -> None:
+def _serve(connection: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...], ours: bool) -> None:
     if getattr(factory, "needs_main_thread", False):
         Thread(target=_answer, args=(connection, factory, arguments, ours), daemon=True).start()
         MAIN_THREAD.get()()
@@ -101,9 +101,10 @@ def _serve(connection: Connection, factory: Callable[..., Any], arguments: tuple
     _answer(connection, factory, arguments, ours)
 
 
-def _answer(connection: Connection, factory: Callable[..., Any], arguments: tuple, ours: bool) -> None:
-    """Build, then answer until nobody asks any more; ends the process."""
-    status, close = 1, None
+def _answer(connection: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...], ours: bool) -> None:
+    """Build, then answer until nobody asks any more; end the process."""
+    status = 1
+    close = None
     try:
         if ours:
             memory.keep_freed()
@@ -141,7 +142,7 @@ def _timed(work: Callable[..., object], *arguments: Any) -> float:
 
 
 def _resting_mb() -> float:
-    """What the process holds now."""
+    """Return the memory of the process now, in MB."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated() / 1e6
     try:

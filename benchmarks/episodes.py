@@ -1,4 +1,4 @@
-"""Episodes drawn per second, beside learn2learn's task sets: drawn, gathered, turned, split into support and query."""
+"""Measure episodes per second beside learn2learn: drawn, gathered, rotated, split into support and query."""
 
 from collections.abc import Iterable
 from itertools import count
@@ -8,27 +8,28 @@ import torch
 from torch import Tensor
 
 from benchmarks import data
-from benchmarks.contender import Side, device
-from benchmarks.report import Options, run, save
+from benchmarks.contender import Contender, device
+from benchmarks.report import Options, run_benchmarks, save
 from benchmarks.rounds import Result, Row, alternate, refuse_unequal
 from fewshot.data import Split
+from fewshot.episode import Episode
 
 BATCH = 32
 ROUND_SECONDS = 0.5
 
 
 class Ours:
-    """Batches of our sampler."""
+    """Draw batches of our sampler."""
 
     def __init__(self, name: str, ways: int, shots: int, queries: int) -> None:
         self.split = data.splits(name)["train"]
         self.sampler = data.sampler(self.split, name, ways, shots, queries)
         self.numbers = count()
         if device().type == "cuda":
-            held = Split(self.split.name, self.split.images.to(device()), self.split.counts, self.split.classes)
-            self.sampler = data.sampler(held, name, ways, shots, queries)
+            on_device = Split(self.split.name, self.split.images.to(device()), self.split.counts, self.split.classes)
+            self.sampler = data.sampler(on_device, name, ways, shots, queries)
 
-    def batch(self):
+    def batch(self) -> Episode:
         first = next(self.numbers) * BATCH
         return self.sampler(torch.arange(first, first + BATCH))
 
@@ -43,7 +44,7 @@ class Ours:
 
 
 class Peer:
-    """As many tasks of learn2learn."""
+    """Draw as many tasks of learn2learn."""
 
     def __init__(self, name: str, ways: int, shots: int, queries: int) -> None:
         self.split = data.splits(name)["train"]
@@ -58,31 +59,35 @@ class Peer:
 
 
 def facts(split: Split, tasks: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Result:
-    """What tasks of the same kind have in common, whichever were drawn: sizes, how many images of each label, that
-    no image comes twice, and that images of one label are of one class, a class of one label.
+    """Describe each task by numbers that all tasks of one kind share.
+
+    Sizes, the number of images of each label, that no image comes twice, and that images of one label are of one
+    class, a class of one label.
     """
     owner: dict[bytes, int] = {}
     for turn in range(4):
         every = torch.rot90(split.images, turn, (2, 3)).contiguous().numpy()
         rows = zip(every, torch.arange(len(split.counts)).repeat_interleave(split.counts).tolist(), strict=True)
         owner |= {image.tobytes(): row for image, row in rows}
-    seen: list[list[float]] = []
+    described: list[list[float]] = []
     for support_x, support_y, query_x, query_y in tasks:
-        x, y = torch.cat([support_x, query_x]).cpu(), torch.cat([support_y, query_y]).cpu()
+        x = torch.cat([support_x, query_x]).cpu()
+        y = torch.cat([support_y, query_y]).cpu()
         images = [image.tobytes() for image in (x * 255).round().byte().numpy()]
         pairs = {(label, owner[image]) for label, image in zip(y.tolist(), images, strict=True)}
-        seen.append(
+        described.append(
             [
                 *x.shape, len(set(images)), len(pairs), len({label for label, _ in pairs}), len({c for _, c in pairs}),
                 *support_y.bincount().tolist(), *query_y.bincount().tolist(),
             ]
         )  # fmt: skip
-    return {"facts": np.array(seen, dtype=np.float64)}
+    return {"facts": np.array(described, dtype=np.float64)}
 
 
 def main(options: Options) -> None:
-    """Two shapes of episodes."""
-    name, rows = data.choose(), []
+    """Measure two shapes of episodes."""
+    name = data.choose()
+    rows = []
     for shots in (5, 1):
         case = f"{name}-5w{shots}s-q15"
         if options.wants(case):
@@ -91,19 +96,19 @@ def main(options: Options) -> None:
 
 
 def compare(case: str, name: str, shots: int, quick: bool) -> Row:
-    """Episodes per second of both."""
-    ours, peer = (Side(side, name, 5, shots, 15, ours=side is Ours) for side in (Ours, Peer))
+    """Compare the episodes per second of both."""
+    ours, peer = (Contender(factory, name, 5, shots, 15, ours=factory is Ours) for factory in (Ours, Peer))
     with ours, peer:
         refuse_unequal(ours.ask("result"), peer.ask("result"), 0.0, case)
-        batches = {side: max(1, round(ROUND_SECONDS / side.seconds("step", 1))) for side in (ours, peer)}
+        batches = {each: max(1, round(ROUND_SECONDS / each.seconds("step", 1))) for each in (ours, peer)}
         least = 2 if quick else 5
 
-        def rate(side: Side) -> float:
-            return batches[side] * BATCH / side.seconds("step", batches[side])
+        def rate(contender: Contender) -> float:
+            return batches[contender] * BATCH / contender.seconds("step", batches[contender])
 
         rates = alternate(ours, peer, least, least if quick else 15, measure=rate)
     return Row("episodes", case, "episodes/s", *rates, more_is_better=True)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_benchmarks(main)

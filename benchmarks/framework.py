@@ -1,4 +1,4 @@
-"""A real run of the framework that can be stopped and gone on with: what ``run.py`` does, slice by slice."""
+"""Pause and continue a real run of the framework, slice by slice."""
 
 import os
 import subprocess
@@ -23,8 +23,8 @@ from fewshot.command.exit_status import quiet_libraries
 from fewshot.command.job import Job, prepare
 
 
-def job(folder: str, *overrides: str) -> Job:
-    """What ``python run.py OVERRIDES`` would run in ``folder``."""
+def prepared_job(folder: str, *overrides: str) -> Job:
+    """Return the job that ``python run.py OVERRIDES`` would run in ``folder``."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         typed = [*overrides, f"hydra.run.dir={folder}"]
         cfg: DictConfig = compose("config", overrides=typed, return_hydra_config=True)
@@ -38,10 +38,10 @@ def job(folder: str, *overrides: str) -> Job:
     return prepared
 
 
-class InSlices:
-    """A program in the main thread, which stands still between ``pause`` and the next ``step`` of another thread.
+class PausedProgram:
+    """Run a program that pauses until another thread asks for the next slice.
 
-    In the main thread, since the framework handles signals.
+    The program has the main thread, since the framework handles signals.
     """
 
     def __init__(self, program: Callable[[], None]) -> None:
@@ -53,16 +53,19 @@ class InSlices:
         MAIN_THREAD.put(self._run)
 
     def step(self) -> None:
-        """Let it run until it pauses."""
+        """Let the program run until its next pause."""
         self._ask(None)
 
     def do(self, work: Callable[[], Any]) -> Any:
-        """The result of ``work``, in the main thread too: torch's threads for a second one would slow both."""
+        """Return the result of ``work`` in the main thread.
+
+        Torch starts threads for each thread that computes: a second one would slow both.
+        """
         self._ask(work)
         return self._result
 
     def pause(self) -> None:
-        """For the program to call."""
+        """Pause; the program calls this method."""
         self._still.release()
         self._wait()
 
@@ -88,26 +91,27 @@ class InSlices:
 
 
 class PauseEvery(pl.Callback):
-    """Stands still when training begins, and after every ``steps`` steps."""
+    """Pause when training begins, and after every ``steps`` steps."""
 
     def __init__(self, steps: int, run: "Run") -> None:
-        self.steps, self.run = steps, run
+        self.steps = steps
+        self.run = run
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.run.method = pl_module
         self.run.slices.pause()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step % self.steps == 0:
             self.run.slices.pause()
 
 
 class Run:
-    """``run.py`` with these overrides, until its training begins; ``step`` takes ``steps`` training steps.
+    """Start ``run.py`` with these overrides until training begins; ``step`` takes ``steps`` training steps.
 
     Args:
-        steps: of a slice.
-        overrides: its command line.
+        steps: training steps of a slice.
+        overrides: the command line.
         terminal: show the progress bar, on a terminal that nobody sees.
     """
 
@@ -122,9 +126,9 @@ class Run:
         self.steps = steps
         self.method: pl.LightningModule | None = None
         self._folder = tempfile.TemporaryDirectory()
-        prepared = job(self._folder.name, *overrides)
-        prepared.settings["callbacks"] = {"pause": {"_target_": "benchmarks.framework.pause_present"}}
-        self.slices = InSlices(lambda: execute(prepared))
+        job = prepared_job(self._folder.name, *overrides)
+        job.settings["callbacks"] = {"pause": {"_target_": "benchmarks.framework.pause_present"}}
+        self.slices = PausedProgram(lambda: execute(job))
         self.slices.step()
 
     def step(self) -> None:
@@ -135,7 +139,7 @@ class Run:
 
 
 def pause_present() -> PauseEvery:
-    """The callback of this process's run."""
+    """Return the callback of this process's run."""
     return PauseEvery(Run.present.steps, Run.present)
 
 

@@ -1,22 +1,22 @@
-"""Time and peak memory of a meta-step of MAML, beside learn2learn."""
+"""Measure time and peak memory of a meta-step of MAML beside learn2learn."""
 
 from dataclasses import dataclass, replace
 
 import torch
 
-from benchmarks.contender import Side
+from benchmarks.contender import Contender
 from benchmarks.meta_step_contenders import WIDTH, Inner, Ours, Peer, random_episodes
-from benchmarks.report import Options, console, run, save
+from benchmarks.report import Options, console, run_benchmarks, save
 from benchmarks.rounds import Result, Row, alternate, geometric_mean, refuse_unequal
 
 EXACT = 1e-8  # relative, in float64
-# In float32 a ReLU whose input rounds to the other side of zero moves a gradient by a tenth, on either side.
+# In float32 a ReLU whose input rounds to the other side of zero moves a gradient by a tenth, for either contender.
 CLOSE = {"loss": 1e-2, "gradient": 0.3}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting: N ways, K shots, Q queries, and the inner loop."""
+    """Hold one setting: N ways, K shots, Q queries, and the inner loop."""
 
     inner: Inner
     shots: int
@@ -26,22 +26,23 @@ class Cell:
 
     @property
     def name(self) -> str:
-        inner, order = self.inner, "second" if self.inner.second_order else "first"
+        inner = self.inner
+        order = "second" if inner.second_order else "first"
         return f"{inner.ways}w{self.shots}s-q{self.queries}-{inner.steps}step-{order}"
 
 
 class Step:
-    """A side: one meta-step on the same episodes every time."""
+    """Repeat one meta-step of a contender on the same episodes."""
 
-    def __init__(self, side: type[Ours] | type[Peer], cell: Cell, dtype: torch.dtype = torch.float32) -> None:
-        self.side = side(cell.inner, width=cell.width, dtype=dtype)
+    def __init__(self, contender: type[Ours] | type[Peer], cell: Cell, dtype: torch.dtype = torch.float32) -> None:
+        self.contender = contender(cell.inner, width=cell.width, dtype=dtype)
         self.episodes = random_episodes(cell.tasks, cell.inner.ways, cell.shots, cell.queries, dtype=dtype)
 
     def step(self) -> None:
-        self.side.step(self.episodes)
+        self.contender.step(self.episodes)
 
     def result(self) -> Result:
-        return self.side.result(self.episodes)
+        return self.contender.result(self.episodes)
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -56,28 +57,28 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def compare(cell: Cell, quick: bool = False) -> tuple[Row, Row]:
-    """Time and memory of one cell.
+    """Compare time and memory of one cell.
 
     Raises:
-        Unequal: the sides differ in float64 on the first tasks, or in float32 on all of them.
+        Unequal: the contenders differ in float64 on the first tasks, or in float32 on all of them.
     """
     few = replace(cell, tasks=min(cell.tasks, 4))
-    ours_exact, peer_exact = (Step(side, few, torch.float64).result() for side in (Ours, Peer))
+    ours_exact, peer_exact = (Step(factory, few, torch.float64).result() for factory in (Ours, Peer))
     refuse_unequal(ours_exact, peer_exact, EXACT, f"{cell.name} in float64")
-    ours, peer = (Side(Step, side, cell, ours=side is Ours) for side in (Ours, Peer))
+    ours, peer = (Contender(Step, factory, cell, ours=factory is Ours) for factory in (Ours, Peer))
     with ours, peer:
-        warm, warm_peer = (side.ask("result") for side in (ours, peer))
+        warm, warm_peer = (contender.ask("result") for contender in (ours, peer))
         for name, tolerance in CLOSE.items():
             refuse_unequal({name: warm[name]}, {name: warm_peer[name]}, tolerance, f"{cell.name} in float32")
         seconds = alternate(ours, peer, *((2, 2) if quick else ()))
-        milliseconds, theirs = ([1e3 * value for value in side] for side in seconds)
+        milliseconds, theirs = ([1e3 * value for value in values] for values in seconds)
         time = Row("meta_step", cell.name, "ms", milliseconds, theirs)
         memory = Row("meta_step_memory", cell.name, "MB", [ours.peak_mb()], [peer.peak_mb()])
     return time, memory
 
 
 def main(options: Options) -> None:
-    """The grid, and its geometric means."""
+    """Measure the grid, and its geometric means."""
     pairs = []
     for cell in cells(options.quick):
         if options.wants(cell.name):
@@ -91,14 +92,14 @@ def main(options: Options) -> None:
 
 
 def _means(rows: list[Row], benchmark: str) -> list[Row]:
-    """Geometric means over cells, as rows that have a ratio only."""
+    """Return geometric means over cells, as rows with a ratio only."""
     means = []
-    for case, ending in (("all", ""), ("second", "second"), ("first", "first")):
-        ratios = [row.ratio for row in rows if row.benchmark == benchmark and row.case.endswith(ending)]
+    for case, order in (("all", ""), ("second", "second"), ("first", "first")):
+        ratios = [row.ratio for row in rows if row.benchmark == benchmark and row.case.endswith(order)]
         if known := [ratio for ratio in ratios if ratio is not None]:
             means.append(Row(benchmark, f"geometric-mean-{case}", "times", fixed_ratio=geometric_mean(known)))
     return means
 
 
 if __name__ == "__main__":
-    run(main)
+    run_benchmarks(main)

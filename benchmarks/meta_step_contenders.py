@@ -1,4 +1,4 @@
-"""One meta-step of MAML: ours, and what a user of learn2learn writes. Same network, same weights.
+"""Take one meta-step of MAML, ours and learn2learn's, from the same weights.
 
 The peer follows learn2learn's own ``examples/vision/maml_omniglot.py``.
 """
@@ -18,12 +18,13 @@ from fewshot.methods import MAML
 from fewshot.networks import conv4
 
 Weights = dict[str, Tensor]
-WIDTH, DEPTH = 64, 4
+WIDTH = 64
+DEPTH = 4
 
 
 @dataclass(frozen=True)
 class Inner:
-    """The inner loop of a comparison, and the seed of the weights."""
+    """Hold the settings of the inner loop, and the seed of the weights."""
 
     ways: int
     steps: int = 1
@@ -33,7 +34,7 @@ class Inner:
 
 
 def network(inner: Inner, image_size: int = 28, width: int = WIDTH) -> MAML:
-    """Ours, with the weights that both sides start from."""
+    """Build our MAML with the weights that both contenders start from."""
     torch.manual_seed(inner.seed)
     return MAML(
         backbone=conv4(1, image_size, width, DEPTH),
@@ -48,13 +49,13 @@ def network(inner: Inner, image_size: int = 28, width: int = WIDTH) -> MAML:
 
 
 class Ours:
-    """``fewshot.methods.MAML`` as ``run.py`` runs it, without Lightning."""
+    """Train ``fewshot.methods.MAML`` as ``run.py`` does, without Lightning."""
 
     def __init__(self, inner: Inner, image_size: int = 28, width: int = WIDTH, dtype: torch.dtype = torch.float32):
         self.method = network(inner, image_size, width).to(device(), dtype).train()
 
     def step(self, episodes: Episode) -> dict[str, Tensor]:
-        """Gradients of the mean over tasks; ``(B,)`` losses and accuracies."""
+        """Compute gradients of the mean over tasks; return ``(B,)`` losses and accuracies."""
         self.method.zero_grad()
         parts = []
         for chunk in self.method.chunks(episodes):
@@ -65,7 +66,7 @@ class Ours:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def result(self, episodes: Episode) -> Result:
-        """What a step computes."""
+        """Return loss, accuracy and gradient of a step."""
         return _result(self.step(episodes), self.gradients())
 
     def gradients(self) -> Weights:
@@ -76,7 +77,7 @@ class Ours:
 
 
 class Peer:
-    """``learn2learn.algorithms.MAML`` in a loop over tasks, on learn2learn's own ``OmniglotCNN``."""
+    """Train ``learn2learn.algorithms.MAML`` in a loop over tasks, on learn2learn's own ``OmniglotCNN``."""
 
     def __init__(self, inner: Inner, image_size: int = 28, width: int = WIDTH, dtype: torch.dtype = torch.float32):
         assert image_size == 28, "OmniglotCNN takes no other images"
@@ -90,10 +91,11 @@ class Peer:
         self.names = ours
         self.net = net.to(device(), dtype)
         self.maml = learn2learn.algorithms.MAML(self.net, lr=inner.rate, first_order=not inner.second_order)
-        self.steps, self.loss = inner.steps, nn.CrossEntropyLoss(reduction="mean")
+        self.steps = inner.steps
+        self.loss = nn.CrossEntropyLoss(reduction="mean")
 
     def step(self, episodes: Episode) -> dict[str, Tensor]:
-        """As ``Ours.step``."""
+        """Compute the same as ``Ours.step``."""
         self.maml.zero_grad()
         scores = [self.task(episodes[task]) for task in range(len(episodes))]
         average(self.maml, len(episodes))
@@ -118,19 +120,19 @@ class Peer:
         return {self.names[name]: p.grad for name, p in self.net.named_parameters() if p.grad is not None}
 
     def weights(self) -> Weights:
-        """By our names."""
+        """Return the weights by our names."""
         return {self.names[name]: p.detach() for name, p in self.net.named_parameters()}
 
 
 def average(network: nn.Module, tasks: int) -> None:
-    """Turn gradients of the sum over tasks into those of the mean."""
+    """Turn gradients of the sum over tasks into gradients of the mean."""
     for parameter in network.parameters():
         if parameter.grad is not None:
             parameter.grad.mul_(1.0 / tasks)
 
 
 def _peer_names(ours: Weights) -> list[str]:
-    """learn2learn's names of our parameters, in our order: convolution, norm, ..., head."""
+    """Return learn2learn's names of our parameters, in our order: convolution, norm, ..., head."""
     blocks = [f"base.{n}.{part}.{kind}" for n in range(DEPTH) for part in ("conv", "normalize") for kind in _KINDS]
     return [*blocks, *(f"classifier.{kind}" for kind in _KINDS)][: len(ours)]
 
@@ -147,7 +149,7 @@ def _result(terms: dict[str, Tensor], gradients: Weights) -> Result:
 def random_episodes(
     tasks: int, ways: int, shots: int, queries: int, size: int = 28, dtype: torch.dtype = torch.float32
 ) -> Episode:
-    """Images of noise around a pattern for each class, so that there is something to learn; always the same."""
+    """Make episodes of noise around a pattern for each class; always the same."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.rand(tasks, ways, 1, 1, size, size, generator=generator)
     noise = torch.rand(tasks, ways, shots + queries, 1, size, size, generator=generator)

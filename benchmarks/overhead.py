@@ -1,4 +1,4 @@
-"""What Lightning, logging and the progress bar add to a bare loop of the same step: here the peer is that loop."""
+"""Measure the time that Lightning, logging and the progress bar add to a bare loop."""
 
 import tempfile
 from itertools import count
@@ -8,10 +8,10 @@ import torch
 from hydra.utils import instantiate
 
 from benchmarks import data
-from benchmarks.contender import Side, device
-from benchmarks.framework import Run, job
+from benchmarks.contender import Contender, device
+from benchmarks.framework import Run, prepared_job
 from benchmarks.meta_step_contenders import average
-from benchmarks.report import Options, run, save
+from benchmarks.report import Options, run_benchmarks, save
 from benchmarks.rounds import Result, Row, alternate, refuse_unequal
 from fewshot.data import EpisodeData, Task
 from fewshot.methods import Method
@@ -21,7 +21,7 @@ SETTINGS = ("method=maml", "task=5w1s", "task.val_episodes=0", "trainer.max_step
 
 
 class Framework(Run):
-    """``python run.py method=maml task=5w1s`` in its training."""
+    """Train as ``python run.py method=maml task=5w1s`` does."""
 
     def __init__(self, name: str, steps: int) -> None:
         super().__init__(steps, *SETTINGS, f"data={name}")
@@ -31,11 +31,11 @@ class Framework(Run):
 
 
 class Bare:
-    """The same step in a loop."""
+    """Take the same training step in a bare loop."""
 
     def __init__(self, name: str, steps: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            cfg = job(folder, *SETTINGS, f"data={name}").cfg
+            cfg = prepared_job(folder, *SETTINGS, f"data={name}").cfg
         pl.seed_everything(cfg.seed, verbose=False)
         self.method: Method = instantiate(cfg.method).to(device()).train()
         self.task = Task(**cfg.task)
@@ -46,10 +46,12 @@ class Bare:
         self.sampler = source.sampler("train", device())
         assert self.method.make_optimizer is not None
         self.optimizer = self.method.make_optimizer(self.method.parameters())
-        self.steps, self.numbers = steps, count()
+        self.steps = steps
+        self.numbers = count()
 
     def step(self) -> None:
-        method, tasks = self.method, self.task.meta_batch
+        method = self.method
+        tasks = self.task.meta_batch
         for _ in range(self.steps):
             first = next(self.numbers) * tasks
             episodes = self.sampler(torch.arange(first, first + tasks))
@@ -69,19 +71,19 @@ def _weights(method: pl.LightningModule | None) -> Result:
 
 
 def main(options: Options) -> None:
-    """One case."""
+    """Compare the framework with the bare loop."""
     name = data.choose()
-    ours, peer = (Side(side, name, 2 if options.quick else SLICE) for side in (Framework, Bare))
+    ours, peer = (Contender(factory, name, 2 if options.quick else SLICE) for factory in (Framework, Bare))
     with ours, peer:
         refuse_unequal(ours.ask("result"), peer.ask("result"), 0.0, "the weights at the start")
-        for side in (ours, peer):
-            side.seconds()
+        for contender in (ours, peer):
+            contender.seconds()
         refuse_unequal(ours.ask("result"), peer.ask("result"), 1e-3, "the weights after the first steps")
         seconds = alternate(ours, peer, *((2, 2) if options.quick else (15, 15)))
     steps = 2 if options.quick else SLICE
-    framework, bare = ([1e3 * value / steps for value in side] for side in seconds)
+    framework, bare = ([1e3 * value / steps for value in values] for values in seconds)
     save([Row("overhead", f"{name}-5w1s-maml", "ms", framework, bare)], ("overhead",), options)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_benchmarks(main)

@@ -1,7 +1,7 @@
-"""What a benchmark leaves: a table on the screen, and files beside this one.
+"""Print the table of a benchmark, and keep its files.
 
-``results.csv`` holds a row a case, ``bounds.csv`` the 95% intervals of ratios, ``rounds.csv`` every single value,
-``machine.txt`` where and with what each benchmark was run. A benchmark replaces its own rows only.
+``results.csv`` holds a row for each case, ``bounds.csv`` the 95% intervals of ratios, ``rounds.csv`` every single
+value, ``machine.txt`` the machine and the versions of each benchmark. A benchmark replaces its own rows only.
 """
 
 import argparse
@@ -36,10 +36,10 @@ if not console.is_terminal:
 
 @dataclass(frozen=True)
 class Options:
-    """How a benchmark is run.
+    """Hold the options of the command line.
 
     Attributes:
-        quick: tiny sizes, to see that it works; the figures mean nothing.
+        quick: tiny sizes, to see that the benchmark works; the figures mean nothing.
         out: folder of the files.
         cases: run only those whose names contain this.
     """
@@ -55,8 +55,11 @@ class Options:
 Benchmark = Callable[[Options], None]
 
 
-def run(*benchmarks: Benchmark) -> None:
-    """The command: each benchmark with the options of the command line; errors of the user in one line."""
+def run_benchmarks(*benchmarks: Benchmark) -> None:
+    """Run each benchmark with the options of the command line.
+
+    An error of the user is one line.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--out", type=Path, default=Options.out, help="folder of the csv files")
@@ -70,14 +73,15 @@ def run(*benchmarks: Benchmark) -> None:
 
 
 def save(rows: Sequence[Row], names: Iterable[str], options: Options) -> None:
-    """Print the rows of the benchmarks ``names``, and put them in place of what the files hold of these.
+    """Print the rows of the benchmarks ``names``, and replace their older rows in the files.
 
-    Where ``options.cases`` left some out, rows of cases that were not run stay.
+    Where ``options.cases`` left some cases out, the older rows of these cases stay.
     """
     if not rows:
         raise UserError(f"--cases {options.cases}: {', '.join(names)} has no such case")
     _show(rows)
-    owned, ran = set(names), {(row.benchmark, row.case) for row in rows}
+    owned = set(names)
+    ran = {(row.benchmark, row.case) for row in rows}
 
     def stays(benchmark: str, case: str) -> bool:
         return benchmark not in owned or (bool(options.cases) and (benchmark, case) not in ran)
@@ -106,9 +110,9 @@ def save(rows: Sequence[Row], names: Iterable[str], options: Options) -> None:
 def _replace(file: Path, header: Sequence[str], new: list[list[str]], stays: Callable[[str, str], bool]) -> None:
     old: list[list[str]] = []
     if file.exists():
-        found, *old = csv.reader(file.read_text().splitlines())
-        if tuple(found) != tuple(header):
-            raise UserError(f"{file} has the columns {','.join(found)}: move it away, or choose another --out")
+        columns, *old = csv.reader(file.read_text().splitlines())
+        if tuple(columns) != tuple(header):
+            raise UserError(f"{file} has the columns {','.join(columns)}: move it away, or choose another --out")
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([header, *(r for r in old if stays(r[0], r[1])), *new])
     write_bytes(file, stream.getvalue().encode())
@@ -133,7 +137,7 @@ def _short(value: float | None) -> str:
 
 
 def _note_machine(file: Path, benchmark: str) -> None:
-    """One line a benchmark: its last run."""
+    """Write a line for each benchmark: the machine of its last run."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -141,7 +145,7 @@ def _note_machine(file: Path, benchmark: str) -> None:
         "device": device_name(device),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
-        **{name: number for name, number in versions().items() if name != "fewshot"},
+        **{name: text for name, text in versions().items() if name != "fewshot"},
         "learn2learn": version("learn2learn"),
     }
     lines = file.read_text().splitlines() if file.exists() else []

@@ -1,4 +1,4 @@
-"""Two sides in strictly alternating rounds, and what their ratio is known to be."""
+"""Measure two contenders in alternating rounds, and estimate their ratio with an interval."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,24 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.contender import Side
+from benchmarks.contender import Contender
 
 Result = Mapping[str, NDArray[np.floating]]
 
 
 class Unequal(Exception):
-    """The two sides do not compute the same."""
+    """Say that the two contenders do not compute the same."""
 
 
 @dataclass
 class Row:
-    """A row of ``results.csv``.
+    """Hold a row of ``results.csv``.
 
     Attributes:
-        benchmark, case, unit: what was measured.
-        ours, peer: a value for each round; without rounds one; empty where there is none.
-        more_is_better: of the values; of times and memory less is.
-        fixed_ratio: of a row that sums up others.
+        benchmark, case, unit: names of the measured quantity.
+        ours, peer: a value for each round, or a single value; empty without a measurement.
+        more_is_better: true for rates; false for times and memory.
+        fixed_ratio: the ratio of a row that sums up others.
     """
 
     benchmark: str
@@ -39,7 +39,7 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """Of each round; above 1 ours is better."""
+        """Return the ratio of each round; above 1 ours is better."""
         if not (self.ours and self.peer):
             return []
         pairs = zip(self.ours, self.peer, strict=True)
@@ -47,17 +47,17 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Median over rounds; None without a peer."""
+        """Return the median over rounds; None without a peer."""
         return median(self.ratios) if self.ratios else self.fixed_ratio
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The 95% interval of the ratio; None without at least two rounds."""
+        """Return the 95% interval of the ratio; None without at least two rounds."""
         return interval(self.ratios) if len(self.ratios) > 1 else None
 
 
 def interval(ratios: list[float]) -> tuple[float, float]:
-    """The 95% t-interval of the mean logarithm of per-round ratios, as ratios."""
+    """Return the 95% t-interval of the mean logarithm of per-round ratios, as ratios."""
     logs = np.log(ratios)
     half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
     return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
@@ -76,7 +76,8 @@ def refuse_unequal(ours: Result, peer: Result, tolerance: float, what: str) -> N
     if ours.keys() != peer.keys():
         raise Unequal(f"{what}: one side has {sorted(ours)}, the other {sorted(peer)}")
     for name in ours:
-        a, b = np.asarray(ours[name]), np.asarray(peer[name])
+        a = np.asarray(ours[name])
+        b = np.asarray(peer[name])
         if a.shape != b.shape:
             raise Unequal(f"{what}: {name} has shape {a.shape} on one side, {b.shape} on the other")
         apart = float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-300)) if (a != b).any() else 0.0
@@ -85,20 +86,20 @@ def refuse_unequal(ours: Result, peer: Result, tolerance: float, what: str) -> N
 
 
 def alternate(
-    ours: Side,
-    peer: Side,
+    ours: Contender,
+    peer: Contender,
     least: int = 5,
     most: int = 15,
     enough_seconds: float = 10.0,
-    measure: Callable[[Side], float] = Side.seconds,
+    measure: Callable[[Contender], float] = Contender.seconds,
 ) -> tuple[list[float], list[float]]:
-    """``measure`` of each side by turns, one idle while the other works; both warmed up.
+    """Measure two warm contenders by turns, one idle while the other works.
 
-    At least ``least`` rounds, then until ``most`` or until they have taken ``enough_seconds``.
+    At least ``least`` rounds, then until ``most`` or until the rounds have taken ``enough_seconds``.
     """
     values: tuple[list[float], list[float]] = ([], [])
     start = time.perf_counter()
     while len(values[0]) < least or (len(values[0]) < most and time.perf_counter() - start < enough_seconds):
-        for side, seen in zip((ours, peer), values, strict=True):
-            seen.append(measure(side))
+        for contender, measured in zip((ours, peer), values, strict=True):
+            measured.append(measure(contender))
     return values

@@ -1,13 +1,13 @@
-"""How step time and peak memory of ours grow with tasks, inner steps and the size of images."""
+"""Measure time and memory of our meta-step over tasks, inner steps and image sizes."""
 
 from dataclasses import dataclass, replace
 from statistics import median
 
-from benchmarks.contender import Side
+from benchmarks.contender import Contender
 from benchmarks.meta_step_contenders import WIDTH, Inner, Ours, random_episodes
-from benchmarks.report import Options, console, run, save
+from benchmarks.report import Options, console, run_benchmarks, save
 from benchmarks.rounds import Row
-from benchmarks.tensor_memory import most_held_mb
+from benchmarks.tensor_memory import tensor_peak_mb
 
 BASE = Inner(ways=5)
 NAMES = ("scaling", "scaling_memory", "scaling_tensors")
@@ -15,7 +15,7 @@ NAMES = ("scaling", "scaling_memory", "scaling_tensors")
 
 @dataclass(frozen=True)
 class Setting:
-    """5-way 1-shot with 1 query image a class."""
+    """Hold one setting of a 5-way 1-shot task with 1 query image a class."""
 
     name: str = ""
     inner: Inner = BASE
@@ -25,21 +25,21 @@ class Setting:
 
 
 class Step:
-    """One meta-step."""
+    """Repeat one meta-step."""
 
     def __init__(self, setting: Setting) -> None:
-        self.side = Ours(setting.inner, setting.size, setting.width)
+        self.ours = Ours(setting.inner, setting.size, setting.width)
         self.episodes = random_episodes(setting.tasks, setting.inner.ways, 1, 1, setting.size)
 
     def step(self) -> None:
-        self.side.step(self.episodes)
+        self.ours.step(self.episodes)
 
-    def held_mb(self) -> float:
-        return most_held_mb(self.step)
+    def tensor_peak_mb(self) -> float:
+        return tensor_peak_mb(self.step)
 
 
 def settings(quick: bool) -> list[Setting]:
-    """One axis after the other, around 32 tasks, 1 second-order step, 28 pixels."""
+    """Vary one axis after the other, around 32 tasks, 1 second-order step, 28 pixels."""
     tasks = [Setting(f"tasks-{n}", tasks=n) for n in (8, 16, 32, 64, 128, 256)]
     steps = [
         Setting(f"steps-{n}-{order}", inner=Inner(5, n, order == "second"))
@@ -51,20 +51,20 @@ def settings(quick: bool) -> list[Setting]:
 
 
 def measure(setting: Setting) -> tuple[Row, Row, Row]:
-    """Milliseconds of three steps after one to warm up, the peak of the process, and that of its tensors."""
-    with Side(Step, setting) as side:
-        side.seconds()
-        times = [1e3 * side.seconds() for _ in range(3)]
-        peak = side.peak_mb()
+    """Measure three steps after a warm-up step, and peak memory of process and tensors."""
+    with Contender(Step, setting) as contender:
+        contender.seconds()
+        times = [1e3 * contender.seconds() for _ in range(3)]
+        peak = contender.peak_mb()
         return (
             Row("scaling", setting.name, "ms", times),
             Row("scaling_memory", setting.name, "MB", [peak]),
-            Row("scaling_tensors", setting.name, "MB", [side.ask("held_mb")]),
+            Row("scaling_tensors", setting.name, "MB", [contender.ask("tensor_peak_mb")]),
         )
 
 
 def main(options: Options) -> None:
-    """Each setting in a fresh process."""
+    """Measure each setting in a fresh process."""
     pairs = []
     for setting in settings(options.quick):
         if options.wants(setting.name):
@@ -81,4 +81,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_benchmarks(main)

@@ -1,19 +1,25 @@
-"""The most that tensors hold at once: exact, where what a process has resident depends on its allocator too."""
+"""Measure the most memory that tensors hold at once.
+
+The result is exact, while the peak of a process depends on its allocator.
+"""
 
 from collections.abc import Callable
 from itertools import accumulate
+from typing import Any
 
 from torch.profiler import profile
 
 
-def most_held_mb(work: Callable[[], object]) -> float:
-    """The peak, in MB, of what ``work`` allocates, on any device."""
-    with profile(profile_memory=True) as seen:
+def tensor_peak_mb(work: Callable[[], object]) -> float:
+    """Return the peak, in MB, of the tensors that ``work`` allocates, on any device."""
+    with profile(profile_memory=True) as profiled:
         work()
-    held, waiting = [], list(seen.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
+    profiler: Any = profiled.profiler
+    waiting = list(profiler.kineto_results.experimental_event_tree())
+    changes: list[tuple[int, int]] = []  # time and bytes
     while waiting:
         event = waiting.pop()
         waiting += event.children
         if event.tag.name == "Allocation":
-            held.append((event.start_time_ns, event.typed[1].alloc_size))
-    return max(accumulate(size for _, size in sorted(held))) / 1e6
+            changes.append((event.start_time_ns, event.typed[1].alloc_size))
+    return max(accumulate(size for _, size in sorted(changes))) / 1e6

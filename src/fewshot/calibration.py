@@ -46,7 +46,7 @@ class Bins:
         return cls(count, mean, accuracy)
 
     def csv_text(self) -> str:
-        """Return a line for each bin, with its edges; the two means of an empty bin are empty."""
+        """Return a line for each bin; the means of an empty bin are empty cells."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COLUMNS)

@@ -50,10 +50,10 @@ def write_csv(target: Path, header: Iterable[object], rows: Iterable[Iterable[ob
 
 
 def csv_safe(value: object) -> object:
-    """Return ``value`` as a cell that UTF-8 can hold and that a spreadsheet takes for no formula.
+    """Return ``value`` as a cell that no spreadsheet takes for a formula.
 
     A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break gets an apostrophe in front, unless the
-    text is a number. The bytes of a name that is not UTF-8 become escapes such as ``\\xfc``.
+    text is a number. UTF-8 can hold the cell: the bytes of a name that is not UTF-8 become escapes such as ``\\xfc``.
     """
     if not isinstance(value, str):
         return value
@@ -142,7 +142,7 @@ def _too_large(file: Path, most: int) -> str:
 
 
 def csv_columns(text: str, names: Sequence[str], file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row of a CSV text: its line number and its cells in the columns ``names``.
+    """Yield the line number and the cells in the columns ``names`` of each row.
 
     A row that is too short has fewer cells.
 

@@ -3,9 +3,9 @@
 import logging
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 
 from fewshot import __version__
@@ -19,12 +19,12 @@ def versions() -> dict[str, str]:
         "fewshot": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "pytorch_lightning": pl.__version__,
+        "pytorch_lightning": version("pytorch_lightning"),
     }
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit of ``folder``, with ``-dirty`` where tracked files differ; None outside a checkout.
+    """Return the commit of ``folder``, ``-dirty`` where files differ; None outside a checkout.
 
     A checkout that git refuses to read, for example one of another user, is None with a warning.
     """

@@ -45,7 +45,7 @@ class MeanScores:
 
 @dataclass(frozen=True)
 class Validation:
-    """Hold the best validation accuracy, a fraction: the entry ``val``; None for a run without validation."""
+    """Hold the entry ``val``: the best validation accuracy, None without validation."""
 
     accuracy: float | None = None
 
@@ -137,7 +137,7 @@ class Result:
 
     @classmethod
     def from_json(cls, text: str, origin: str | Path = RESULT) -> "Result":
-        """Read the text of a ``result.json`` of this version or an older one; ``origin`` begins the errors.
+        """Read the text of a ``result.json``; ``origin`` begins the errors.
 
         Raises:
             UserError: the text is not JSON, is of a newer format, or an entry is missing or wrong.

@@ -28,7 +28,7 @@ class Paired:
 
 
 def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the mean of ``values`` and the half-width of its t-interval, in the unit of the values.
+    """Return the mean of ``values`` and the half-width of its t-interval.
 
     One value has a mean and no known spread: ``(value, nan)``. No value: ``(nan, nan)``.
     """
@@ -46,17 +46,18 @@ def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number (Holm 1979), in the given order; nan stays nan and does not count."""
+    """Correct p-values for their number (Holm 1979); nan stays nan and does not count."""
     array = np.asarray(p_values, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(array))
     order = known[np.argsort(array[known])]
     scaled = array[order] * np.arange(len(order), 0, -1)
     array[order] = np.minimum(1, np.maximum.accumulate(scaled))
-    return array.tolist()
+    corrected: list[float] = array.tolist()
+    return corrected
 
 
 def paired(a: Values, b: Values, confidence: float = 0.95) -> Paired:
-    """Compare two lists of values of the same episodes, in the same order, by a paired t-test.
+    """Compare two lists of values of the same episodes by a paired t-test.
 
     The same difference in every pair has no spread: half-width 0, and p-value 1 when that
     difference is 0, else 0 (the t-statistic is 0/0 or infinite there).

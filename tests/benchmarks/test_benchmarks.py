@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.contender import Side
+from benchmarks.contender import Contender
 from benchmarks.report import Options, save
 from benchmarks.rounds import Row, Unequal, alternate, geometric_mean, interval, refuse_unequal
 
-from benchmarks import report, side
+from benchmarks import contender, report
 from fewshot.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -94,19 +94,19 @@ def test_a_case_that_does_not_exist_is_one_line(tmp_path):
 
 
 class Counter:
-    """A side that notes when it is asked."""
+    """A contender that notes when it is asked."""
 
     def __init__(self, file: str, name: str) -> None:
         self.file, self.name = Path(file), name
-        self.held = None
+        self.tensor = None
 
     def step(self) -> None:
         with self.file.open("a") as file:
             file.write(self.name)
 
     def allocate(self, megabytes: int) -> None:
-        self.held = torch.ones(megabytes * 1_000_000, dtype=torch.uint8)
-        self.held = None
+        self.tensor = torch.ones(megabytes * 1_000_000, dtype=torch.uint8)
+        self.tensor = None
 
     def complain(self) -> None:
         raise UserError("no such thing")
@@ -114,7 +114,7 @@ class Counter:
 
 def test_sides_take_turns_each_in_a_process_of_its_own(tmp_path):
     file = tmp_path / "order"
-    ours, peer = (Side(Counter, str(file), name, ours=name == "o") for name in "op")
+    ours, peer = (Contender(Counter, str(file), name, ours=name == "o") for name in "op")
     with ours, peer:
         times = alternate(ours, peer, 3, 3)
         assert [len(values) for values in times] == [3, 3]
@@ -184,7 +184,7 @@ def test_without_learn2learn_the_command_says_how_to_install_it(tmp_path):
     code = (
         "import sys; sys.modules['learn2learn'] = None; sys.argv = ['x', '--quick', '--out', sys.argv[1]]\n"
         "from benchmarks import meta_step, report\n"
-        "report.run(meta_step.main)"
+        "report.run_benchmarks(meta_step.main)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
@@ -195,4 +195,4 @@ def test_without_learn2learn_the_command_says_how_to_install_it(tmp_path):
 
 
 def test_the_device_is_the_gpu_if_there_is_one():
-    assert side.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert contender.device().type == ("cuda" if torch.cuda.is_available() else "cpu")

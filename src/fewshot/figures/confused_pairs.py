@@ -1,4 +1,4 @@
-"""Count the classes of a split that are taken for one another, over tasks of few classes each.
+"""Count confusions between the classes of a split, over tasks of few classes.
 
 Two classes can be confused only in tasks that hold both, and the number of these tasks is chance: so a confusion is
 the share of the queries of class a that were called b, among the queries in tasks with b.
@@ -18,7 +18,9 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ConfusedPairs:
-    """Hold the P ordered pairs of classes that met in a task, a class with itself among them.
+    """Hold the P ordered pairs of classes that met in a task.
+
+    A class with itself is a pair too.
 
     Attributes:
         true, predicted: ``(P,)`` classes.
@@ -55,7 +57,7 @@ class ConfusedPairs:
             return self.called / self.queries
 
     def worst(self, most: int) -> list[int]:
-        """Return at most ``most`` classes: the most often confused pairs, then the classes least often right.
+        """Return the ``most`` hardest classes: confused pairs first, then classes least often right.
 
         So the two classes of a confusion stand side by side. Classes that are no more than ``most`` keep their order.
         """
@@ -70,12 +72,12 @@ class ConfusedPairs:
         return list(dict.fromkeys([*pairs.ravel().tolist(), *hardest.tolist()]))[:most]
 
     def matrix(self, classes: Sequence[int]) -> NDArray[np.float64]:
-        """Return the shares ``(n, n)`` of true (rows) and predicted ``classes``; nan where a pair never met."""
+        """Return shares ``(n, n)``, true classes in rows; nan where a pair never met."""
         shares = dict(zip(zip(self.true.tolist(), self.predicted.tolist(), strict=True), self.share, strict=True))
         return np.array([[shares.get((true, called), np.nan) for called in classes] for true in classes])
 
     def write(self, names: Sequence[str], file: Path) -> None:
-        """Write a CSV: a row for each class with itself, and a row for each confusion that happened."""
+        """Write a CSV row for each class with itself and for each confusion."""
         kept = (self.true == self.predicted) | (self.called > 0)
         pairs = zip(*(x[kept] for x in (self.true, self.predicted, self.queries, self.called, self.share)), strict=True)
         rows = ((names[true], names[predicted], *counts, f"{share:.6g}") for true, predicted, *counts, share in pairs)

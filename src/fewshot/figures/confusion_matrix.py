@@ -28,7 +28,7 @@ def write_counts(counts: NDArray[np.int64], classes: Sequence[str], file: Path) 
 
 
 def draw_counts(counts: NDArray[np.int64], classes: Sequence[str], file: Path) -> None:
-    """Draw the shares of each true class, with the counts where a cell has room for a text.
+    """Draw the shares of each true class, with counts where there is room.
 
     More than 60 classes are drawn without names; of more than 2,000 classes a line says that nothing is drawn.
     """
@@ -41,7 +41,7 @@ def draw_counts(counts: NDArray[np.int64], classes: Sequence[str], file: Path) -
 
 
 def draw_shares(shares: NDArray[np.floating], classes: Sequence[str], file: Path, title: str) -> None:
-    """Draw shares ``(N, N)`` in [0, 1], with the percentages where a cell has room; an unknown share is nan."""
+    """Draw shares ``(N, N)`` in [0, 1]; an unknown share is nan."""
     _draw_matrix(shares, lambda row, column: f"{100 * shares[row, column]:.0f}", classes, file, title)
 
 

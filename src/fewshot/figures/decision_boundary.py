@@ -24,7 +24,9 @@ from fewshot.files import MEGABYTE, printable, read_bytes
 _CLASSES = ("#2166ac", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d", "#e6ab02", "#666666")
 _SIDE = 3.0  # inches of one square
 _MOST_BYTES = 256 * MEGABYTE  # of all arrays of a file
-_MOST_TASKS, _MOST_WAYS, _MOST_PLACES = 8, 50, 1000
+_MOST_TASKS = 8
+_MOST_WAYS = 50
+_MOST_PLACES = 1000
 # Sizes of the arrays by letter: T tasks, N classes, G places a side, S support, Q query and F generated points.
 _SHAPES = {
     "axis": "G",
@@ -44,7 +46,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def draw_decision_boundaries(files: Mapping[str, Path], target: Path) -> None:
-    """Draw the files that ``DecisionBoundary`` saved: a column for each run, under its name, a row for each task.
+    """Draw files of ``DecisionBoundary``: a column for each run, a row for each task.
 
     Raises:
         UserError: a file cannot be read, or ``target`` cannot be written.
@@ -53,7 +55,7 @@ def draw_decision_boundaries(files: Mapping[str, Path], target: Path) -> None:
 
 
 def draw_boundary_panels(runs: Mapping[str, Arrays], target: Path) -> None:
-    """Draw a column for each run, under its name, and a row for each of at most 8 tasks.
+    """Draw a column for each run, a row for each of at most 8 tasks.
 
     Each place of the square has the colours of the classes in the proportions of their probabilities, and is
     whiter the less probable it is that a point there is real; without a fake outcome no place is white.
@@ -96,11 +98,11 @@ def _panel(axes: Axes, run: Arrays) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
 
 
-def _points(axes: Axes, points: NDArray, **style: Any) -> None:
+def _points(axes: Axes, points: NDArray[Any], **style: Any) -> None:
     axes.scatter(points[:, 0], points[:, 1], **style)
 
 
-def _line(axes: Axes, axis: NDArray, values: NDArray, level: float, **style: Any) -> None:
+def _line(axes: Axes, axis: NDArray[Any], values: NDArray[Any], level: float, **style: Any) -> None:
     if values.min() < level < values.max():  # else there is no such line, and matplotlib warns
         axes.contour(axis, axis, values, levels=[level], **style)
 
@@ -151,7 +153,7 @@ def read_boundaries(file: Path, inside: Path) -> Arrays:
 
 
 def _refuse_bombs(archive: ZipFile) -> None:
-    """Refuse arrays that unpack to more than the file says, or to more than 256 MB in all."""
+    """Refuse arrays of more than 256 MB, or of more than the file says."""
     members = archive.infolist()
     if sum(member.file_size for member in members) > _MOST_BYTES:
         raise ValueError(f"more than {_MOST_BYTES // MEGABYTE} MB of arrays")

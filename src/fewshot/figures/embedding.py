@@ -47,7 +47,7 @@ class Embedded:
 
 
 def principal_components(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], float]:
-    """Return the first two of ``(M, D)`` features: points ``(M, 2)``, and their share of the variance.
+    """Return points ``(M, 2)`` of ``(M, D)`` features, and their share of the variance.
 
     A component's largest entry is positive, so that a picture does not depend on the sign that the library chose.
     Features without any spread lie at 0; with one dimension, on a line.
@@ -63,7 +63,10 @@ def principal_components(features: NDArray[np.floating]) -> tuple[NDArray[np.flo
 
 
 def draw_embedding(tasks: Sequence[Embedded], target: Path) -> None:
-    """Draw a panel for each task: dots are query images, numbers support images, red crosses mistakes."""
+    """Draw a panel for each task.
+
+    Dots are query images, numbers are support images, red crosses are mistakes.
+    """
     across = min(2, len(tasks))
     down = ceil(len(tasks) / across)
     figure = Figure(figsize=(across * _SIDE, down * _SIDE + 0.5), layout="constrained")

@@ -24,10 +24,14 @@ _CELL = 0.5  # inches a side of one image with its margin
 _MARGIN = 0.12  # of a cell, on each side of an image
 _GAP = 0.5  # of a cell, between support and query and between tasks
 _PREDICTION = 0.28  # of a cell, for the prediction below a query image
-_FRAME, _RIGHT, _WRONG = "#cccccc", "#1a9641", "#d7191c"
-_MAX_SUPPORT, _MAX_QUERY = 5, 4  # images a class that are shown
+_FRAME = "#cccccc"
+_RIGHT = "#1a9641"
+_WRONG = "#d7191c"
+_MAX_SUPPORT = 5  # images a class that are shown
+_MAX_QUERY = 4
 _MAX_WAYS = 30  # classes a task that are shown
-_MAX_ROWS, _MAX_COLUMNS = 60, 60  # of images in rows
+_MAX_ROWS = 60  # of images
+_MAX_COLUMNS = 60
 _MAX_WIDTH = 11.0  # inches of episodes side by side
 
 
@@ -40,7 +44,7 @@ def task_sheet(
     target: Path,
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """Draw T test episodes: a column for each class, the support images above the query images.
+    """Draw T test episodes: a column for each class, support images above query images.
 
     Below a query image stand the number of the predicted class and its probability, in green where the
     prediction is right, in red where the prediction is wrong. The title's accuracy is over all query images, of
@@ -116,8 +120,9 @@ def image_rows(rows: Mapping[str, Images] | Sequence[Mapping[str, Images]], targ
 
 
 def _blocks(down: int, across: int, columns: int, rows: float) -> tuple[Figure, list[Axes]]:
-    """Make axes whose unit is one cell, each with room for a title above and names on the left."""
-    left, above = 0.35, 0.5  # inches
+    """Make axes whose unit is one cell, with room for titles and names."""
+    left = 0.35  # inches
+    above = 0.5
     width = columns * _CELL
     height = rows * _CELL
     full_width = across * (left + width)

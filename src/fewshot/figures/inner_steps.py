@@ -1,4 +1,4 @@
-"""Draw accuracy and loss on the query images of test tasks against the number of inner steps."""
+"""Draw accuracy and loss on query images against the number of inner steps."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -15,7 +15,8 @@ from fewshot.statistics import interval
 
 Floats = NDArray[np.float64]
 
-_LINE, _USED = "#2166ac", "#777777"
+_LINE = "#2166ac"
+_USED = "#777777"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Curve:
 
 
 def draw_inner_steps(curve: Curve, target: Path, used: int) -> None:
-    """Draw two panels with 95% intervals as bands; a vertical line marks the number of steps of the test."""
+    """Draw accuracy and loss with 95% intervals; a line marks the steps of the test."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     steps, accuracy, accuracy_ci95, loss, loss_ci95 = np.array(list(map(astuple, curve.points))).T
     panels = figure.subplots(1, 2)

@@ -22,7 +22,8 @@ from fewshot.files import MEGABYTE, read_text
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y of one curve
 
-_TRAIN, _VALIDATION, _GREY = "#2166ac", "#d95f02", "#777777"
+_TRAIN = "#2166ac"
+_VALIDATION = "#d95f02"
 _TERMS = ("#1b9e77", "#7570b3", "#e7298a", "#a6761d", "#e6ab02")
 _DECISIONS = {
     "train/real_accuracy": "real images taken for real",
@@ -139,7 +140,7 @@ def read_metrics(file: Path, x_name: str) -> tuple[dict[str, Points], str]:
 
 
 def _read_columns(file: Path) -> dict[str, NDArray[np.float64]]:
-    """Read every named column of numbers ``(rows,)``; nan where a cell is empty or no number."""
+    """Read every named column ``(rows,)``; a cell without a number is nan."""
     rows = csv.reader(io.StringIO(read_text(file, inside=file.parent, most=_MOST_BYTES), newline=None))
     try:
         places = {name: place for place, name in enumerate(next(rows, [])) if name}

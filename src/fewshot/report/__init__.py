@@ -1,4 +1,4 @@
-"""Tables and figures from what runs leave on disk."""
+"""Compare runs in tables and figures."""
 
 from fewshot.report.formats import csv_text, markdown, terminal, write
 from fewshot.report.read_runs import Failure, Run, collect

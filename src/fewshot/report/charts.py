@@ -47,15 +47,17 @@ _STYLES = (("-", "o"), ("--", "s"), (":", "^"))  # of line and marker, after all
 _FEW = 12  # fewer points of a curve have markers
 _WIDE = 72  # characters of a label on one line of a legend
 _BELOW_TITLE: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": "#444444"}
-_SIDE, _ACROSS = 2.7, 4  # inches of a square panel, panels side by side
+_SIDE = 2.7  # inches of a square panel
+_ACROSS = 4  # panels side by side
 _MOST_BARS = 100  # rows of the chart of accuracies
 _MOST_PANELS = 48
-_MOST_GROUPS, _MOST_CURVES = 12, 40  # of validation curves, and rows in each group
+_MOST_GROUPS = 12  # of validation curves
+_MOST_CURVES = 40  # rows of a group
 _LARGEST_X = 1e15  # steps or seconds that a plot can show
 
 
 def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
-    """Draw the test accuracy of each row as a bar from 0 to 100% with its 95% interval.
+    """Draw the test accuracy of each row as a bar with its 95% interval.
 
     Rows that lie close together stand again beside the bars, at a larger scale: the mean with its interval, each
     seed as a small dot. ``chance`` is the accuracy of guessing, a fraction, drawn as a dashed line.
@@ -237,7 +239,7 @@ def _say_how_many(figure: Figure, shown: int, of_all: int) -> None:
 
 
 def _look(table: Table, row: Row) -> dict[str, Any]:
-    """Return colour, line style and marker of a row, the same in every figure of a table."""
+    """Return colour, line style and marker of a row in every figure."""
     place = table.rows.index(row)
     style, marker = _STYLES[place // len(_COLOURS) % len(_STYLES)]
     return {"color": _COLOURS[place % len(_COLOURS)], "linestyle": style, "marker": marker}
@@ -286,7 +288,7 @@ def _seeds(axes: Axes, seeds: Sequence[Points], look: dict[str, Any]) -> None:
 
 
 def mean_curve(seeds: Sequence[Points]) -> Points:
-    """Return the mean of the seeds' first, second, ... validation, in x as in y, until a seed has no more."""
+    """Average the seeds' first, second, ... validation, in x and y, until a seed ends."""
     shortest = min(len(x) for x, _ in seeds)
     x, y = (np.mean([points[axis][:shortest] for points in seeds], axis=0) for axis in (0, 1))
     return x, y

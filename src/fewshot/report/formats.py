@@ -1,4 +1,4 @@
-"""Write a table as Markdown for a README, CSV for a program, LaTeX for a paper, rich for a terminal."""
+"""Write a table as Markdown, CSV, LaTeX and text for a terminal."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ def markdown(table: Table) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """Return a line for each row in machine units: fractions, seconds, MB; a cell without a value is empty."""
+    """Return a line for each row, in fractions, seconds and MB."""
     stream = io.StringIO()
     records = [_record(row) for row in table.rows]
     writer = csv.DictWriter(stream, list(records[0]) if records else [], lineterminator="\n")
@@ -45,7 +45,7 @@ def csv_text(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a table with booktabs rules and its footnotes, to be ``\\input``; a failed run has no numbers."""
+    """Return a table with booktabs rules and footnotes, to be ``\\input``."""
     header, *rows = shown(table, without={"time", "ep/s", "MB", "params"})
     tasks = ", ".join(dict.fromkeys(row.task for row in table.rows if row.runs))
     lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering"]
@@ -102,7 +102,7 @@ def plus_minus(row: Row) -> str:
 
 
 def footnotes(table: Table) -> tuple[str, ...]:
-    """Return the footnotes of the table and of published numbers, which a terminal does not show."""
+    """Return the footnotes of the table and of published numbers."""
     return table.footnotes + published.footnotes([number for row in table.rows for number in row.published])
 
 
@@ -153,7 +153,7 @@ def _published(number: published.Published) -> str:
 
 
 def _average(row: Row, name: str) -> float | None:
-    """Return the mean over the runs of a row; None where a run does not state the value."""
+    """Average over the runs of a row; None where a run lacks the value."""
     values = [getattr(run, name) for run in row.runs]
     return None if not values or None in values else sum(values) / len(values)
 
@@ -189,7 +189,7 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Keep a text from ending a cell, opening a tag, or linking to a page or picture elsewhere."""
+    """Keep a text from ending a cell, opening a tag, or linking elsewhere."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
@@ -215,7 +215,7 @@ def _machine(value: object) -> str:
 
 
 def _record(row: Row) -> dict[str, object]:
-    """Return the columns of report.csv; None where a failed run or a reference has no value."""
+    """Return the columns of report.csv; None stands for an unknown value."""
     run = row.runs[0] if row.runs else None
     pair = row.paired
     by_seed = row.by_seed

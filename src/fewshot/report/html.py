@@ -35,7 +35,7 @@ _DPI = 150  # of all our figures; a page counts 96 pixels an inch
 
 @dataclass(frozen=True)
 class Figure:
-    """Name a PNG file of the report, with its title and caption; a ``wide`` figure scrolls rather than shrinks."""
+    """Name a PNG file with title and caption; a ``wide`` figure scrolls."""
 
     file: Path
     title: str
@@ -128,7 +128,7 @@ def _facts(table: Table, runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _groups(table: Table) -> list[dict[str, Any]]:
-    """Return the cells of each group's table, with a column of notes where a row has a note."""
+    """Return the cells of each group's table, with notes where a row has a note."""
     header, *lines = shown(table)
     cells = dict(zip(table.rows, lines, strict=True))
     return [
@@ -148,7 +148,7 @@ def _has_images(run: Run, own: Path) -> bool:
 
 
 def _albums(runs: Sequence[tuple[str, Run]]) -> list[dict[str, Any]]:
-    """Return the embedded images of each run; an image that cannot be shown is named with the reason."""
+    """Embed the images of each run; name an image that cannot be shown."""
     albums = []
     space = _PAGE_BYTES
     for name, run in runs:
@@ -180,7 +180,7 @@ def _own_image(file: Path, run: Run, space: int) -> dict[str, Any]:
 
 
 def _embedded(file: Path, inside: Path) -> dict[str, Any]:
-    """Return the image as a ``data:`` URI with its size on the page and its name in words.
+    """Return an image as a ``data:`` URI with size and title.
 
     Raises:
         UserError: the file is no PNG image, too large, or outside of the folder ``inside``.

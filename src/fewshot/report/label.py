@@ -13,7 +13,7 @@ _LONGEST_LABEL = 300
 
 
 def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group the runs that differ only in their seed, ordered by seed; runs of one seed stay apart."""
+    """Group runs that differ only in their seed; runs of one seed stay apart."""
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         settings = {key: value for key, value in _settings(run).items() if key != "seed"}

@@ -1,4 +1,4 @@
-"""Published accuracies beside ours, from ``published.yaml``."""
+"""Look up published accuracies in ``published.yaml``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _WORDS = {"paper": "", "secondary": "as a secondary source quotes it", "recalled
 
 @dataclass(frozen=True)
 class Published:
-    """One number of the literature.
+    """Hold one number of the literature.
 
     Attributes:
         name: the method in its authors' words.
@@ -45,7 +45,7 @@ class Published:
 
 @cache
 def numbers() -> tuple[Published, ...]:
-    """All of ``published.yaml``, in its order."""
+    """Read ``published.yaml``, in the order of the file."""
     entries = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
     return tuple(
         Published(task=task, value=value / 100, half_width=spread[0] / 100 if spread else float("nan"), **entry)
@@ -55,7 +55,7 @@ def numbers() -> tuple[Published, ...]:
 
 
 def published(run: Run) -> tuple[Published, ...]:
-    """What others report for the data, task, method and labels of ``run``; two sources may both do."""
+    """Return the published numbers for the data, task, method and labels of ``run``."""
     special = {number.typed for number in numbers()} & set(run.overrides)
     return tuple(
         number
@@ -68,7 +68,7 @@ def published(run: Run) -> tuple[Published, ...]:
 
 
 def footnotes(shown: Sequence[Published]) -> tuple[str, ...]:
-    """What a reader of these numbers must know, and where they come from."""
+    """Return the sources of these numbers, and the doubts about them."""
     if not shown:
         return ()
     sources: dict[str, list[str]] = {}
@@ -76,10 +76,10 @@ def footnotes(shown: Sequence[Published]) -> tuple[str, ...]:
         words = _WORDS[number.provenance]
         names = sources.setdefault(number.source + f" ({words})" * bool(words), [])
         names += [number.name] if number.name not in names else []
-    told = "; ".join(f"{source}: {', '.join(names)}" for source, names in sources.items())
+    named = "; ".join(f"{source}: {', '.join(names)}" for source, names in sources.items())
     notes = [
         "Published: in percent, ± as the source gives it. Published protocols differ from this one and from each other "
-        f"(classes, networks, budgets, test tasks), so these numbers are for orientation. Sources: {told}."
+        f"(classes, networks, budgets, test tasks), so these numbers are for orientation. Sources: {named}."
     ]
     if any(number.provenance == "recalled" for number in shown):
         notes.append(f"{MARK} Recalled, not seen in a source: check it before citing.")

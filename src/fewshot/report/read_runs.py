@@ -1,4 +1,4 @@
-"""Find the runs below some folders and read their files, which may come from a stranger.
+"""Find runs below folders and read their files, which may come from a stranger.
 
 A run whose files cannot be read costs the table of the others nothing: the run becomes a ``Failure``.
 """
@@ -84,7 +84,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """Hold a run without a result: the run stopped with an error, or its files cannot be read."""
+    """Hold a run that stopped with an error, or whose files cannot be read."""
 
     path: Path
     overrides: tuple[str, ...]
@@ -130,8 +130,12 @@ def collect(paths: Iterable[str | Path]) -> tuple[list[Run], list[Failure]]:
 
 
 def _run_folders(root: Path) -> tuple[list[Path], list[Path]]:
-    """Find the folders with a result, and the folders with an error only; links to folders are not followed."""
-    finished, failed = [], []
+    """Find the folders with a result, and the folders with only an error.
+
+    Links to folders are not followed.
+    """
+    finished: list[Path] = []
+    failed: list[Path] = []
     for folder, folders, files in os.walk(root):
         names = {*folders, *files}
         if RESULT in names:
@@ -218,7 +222,7 @@ def _read_failure(folder: Path) -> Failure:
 
 
 def _read_overrides(folder: Path) -> tuple[str, ...]:
-    """Read the settings that the user typed for a run without a result: a YAML list of texts, absent in some runs."""
+    """Read the typed settings of a run without a result: a YAML list of texts."""
     file = folder / _OVERRIDES
     if not os.path.lexists(file):
         return ()

@@ -1,13 +1,14 @@
-"""Runs as rows of one table: runs that differ only in their seed are one row, each row is compared with the first.
+"""Compare runs in one table: a row for each setting, each compared with the first.
 
 A test episode's accuracy is averaged over the seeds of a row, so the interval over episodes says how much
 the choice of test tasks matters, and the standard deviation between seeds how much the training does. A
 difference is called one where both its intervals, over episodes and over seeds, leave out zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +21,29 @@ from fewshot.statistics import Paired, holm, interval, paired
 MARK = "†"  # on a difference between two BatchNorm protocols
 OTHER_EPISODES = "other test episodes"
 
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """The runs of one setting, one a seed; or a failure.
+    """Hold the runs of one setting, one for each seed, or a failure.
 
     Attributes:
-        label: what tells the row from the others in its table.
+        label: unique in the table.
         path: folder of the first run.
-        runs: what they left behind; empty for a failure, where only ``note`` says more.
+        runs: one for each seed; empty for a failure, where only ``note`` says more.
         group: rows of one group have the same data, task and test episodes; failures have none.
         accuracy: mean over the test episodes and seeds, a fraction.
         half_width: half-width of its 95% t-interval over episodes, each averaged over seeds.
         seed_sd: standard deviation of the accuracy between seeds; nan for one seed.
         is_reference: other rows of the group are compared with this one.
-        reference: label of the row that this one is compared with.
+        reference: label of the row that this row is compared with.
         paired: accuracy minus the reference's, over the same episodes, each averaged over the seeds that both
-            have, or all where there are none; its p-value is corrected (Holm).
+            have, or over all seeds; the p-value is corrected (Holm).
         compared: ``(ours, theirs)``, each ``(episodes,)``: the accuracies behind ``paired``.
         by_seed: the same over the seeds that both have; None where these are fewer than two.
-        published: what others report for the same data, task and method.
+        published: numbers of others for the same data, task and method.
         bn_pair: BatchNorm protocols of this row and of its reference, where both have one and they differ.
         note: for the reader, for example why there is no difference.
         outcome: ``failed`` or ``unreadable`` in a row without runs.
@@ -73,7 +77,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Return ``better`` or ``worse`` than the reference where both intervals leave out zero."""
+        """Return ``better`` or ``worse`` where both intervals leave out zero."""
         if self.paired is None:
             return ""
         if self.by_seed is None:
@@ -86,19 +90,19 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows in groups, in the order in which the groups' first runs were given; failures last."""
+    """Hold rows in groups, in the order of the groups' first runs; failures last."""
 
     rows: tuple[Row, ...]
     footnotes: tuple[str, ...]
 
     @property
     def groups(self) -> list[list[Row]]:
-        """The rows of finished runs, by group."""
+        """Return the rows of finished runs, by group."""
         return list(_by([row for row in self.rows if row.runs], lambda row: row.group).values())
 
 
 def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
-    """One row a setting. Runs over different test episodes are never paired."""
+    """Make a row of each setting; runs over different test episodes are never paired."""
     settings = [
         seeds
         for same in by_setting(runs)
@@ -110,10 +114,10 @@ def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
         lambda member: (member[0][0].data, member[0][0].task, member[0][0].fingerprints),
     )
     rows: list[Row] = []
-    seen: set[tuple[str, str]] = set()
+    tasks: set[tuple[str, str]] = set()
     for index, ((data, task, _), members) in enumerate(groups.items()):
-        note = OTHER_EPISODES if (data, task) in seen else ""
-        seen.add((data, task))
+        note = OTHER_EPISODES if (data, task) in tasks else ""
+        tasks.add((data, task))
         rows += _group(members, index, note)
     rows += [
         Row(name, failure.path, note=failure.error, outcome=failure.outcome)
@@ -122,21 +126,22 @@ def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
     return Table(tuple(rows), _footnotes(rows))
 
 
-def _by(items, key) -> dict:
-    """Items in lists by ``key``, in order of first appearance."""
-    found: dict = {}
+def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Group items by ``key``, in order of first appearance."""
+    groups: dict[Key, list[Item]] = {}
     for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def _mean(seeds: Sequence[Run]) -> NDArray[np.float64]:
-    """``(episodes,)``: the accuracy of each test episode, averaged over seeds."""
-    return np.mean([run.accuracy for run in seeds], axis=0)
+    """Return the accuracy of each test episode ``(episodes,)``, averaged over seeds."""
+    mean: NDArray[np.float64] = np.mean([run.accuracy for run in seeds], axis=0)
+    return mean
 
 
 def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> list[Row]:
-    """Rows of settings over the same test episodes; the first is the others' reference."""
+    """Make the rows of settings over the same test episodes; the first is the reference."""
     reference, reference_label = members[0]
     shared = [_shared(seeds, reference) for seeds, _ in members[1:]]
     compared = [(_mean(ours), _mean(theirs)) for ours, theirs in shared]
@@ -171,7 +176,7 @@ def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> l
 
 
 def _shared(seeds: Sequence[Run], reference: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs of the seeds that both have, in one order; all runs where there is no such seed."""
+    """Return the runs of shared seeds, in one order; all runs without a shared seed."""
     ours, theirs = ({run.seed: run for run in runs} for runs in (seeds, reference))
     both = sorted(ours.keys() & theirs.keys())
     return ([ours[seed] for seed in both], [theirs[seed] for seed in both]) if both else (list(seeds), list(reference))
