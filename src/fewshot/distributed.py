@@ -1,4 +1,4 @@
-"""Several processes that train one run: each draws its own tasks of the meta-batch.
+"""Train one run in several processes: each draws its own tasks of the meta-batch.
 
 Lightning's ``DistributedDataParallel`` wrapper averages the means of processes, during one backward pass. Here a
 step has a backward pass for every chunk of tasks, and processes may hold unequal numbers of tasks: gradients are
@@ -18,50 +18,50 @@ T = TypeVar("T")
 
 
 class TaskParallel(DDPStrategy):
-    """Lightning's DDP without its wrapper; the method sums its gradients itself (``sum_gradients``)."""
+    """Set up Lightning's DDP without its wrapper; methods call ``sum_gradients`` instead."""
 
     def configure_ddp(self) -> None:
-        """All processes begin with the weights of the first."""
+        """Copy the weights of rank 0 to all ranks."""
         assert self.model is not None
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, 0)
 
 
 def rank() -> int:
-    """Of this process, also before Lightning has set up the others."""
+    """Return the rank of this process, also before the process group exists."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
 
 
-def launched() -> bool:
-    """Whether torchrun or SLURM has started this process as one of several."""
+def started_by_launcher() -> bool:
+    """Return whether torchrun or SLURM started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
-def several() -> bool:
-    """Whether more than one process trains this run."""
+def is_distributed() -> bool:
+    """Return whether the world size is above 1."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def total(value: Tensor) -> Tensor:
-    """The sum of ``value`` over processes."""
-    if several():
+def reduce_sum(value: Tensor) -> Tensor:
+    """Return the sum of ``value`` over all ranks."""
+    if is_distributed():
         value = value.clone()
         dist.all_reduce(value)
     return value
 
 
-def anywhere(holds: bool, device: torch.device) -> bool:
-    """Whether something holds in one process at least; all of them must ask."""
-    return bool(total(torch.tensor(float(holds), device=device))) if several() else holds
+def any_rank(condition: bool, device: torch.device) -> bool:
+    """Return whether the condition is true on any rank; all ranks must call."""
+    return bool(reduce_sum(torch.tensor(float(condition), device=device))) if is_distributed() else condition
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], scale: float = 1.0) -> None:
-    """Replace each gradient by ``scale`` times its sum over processes; one message for all of them.
+    """Replace each gradient by ``scale`` times its sum over all ranks.
 
-    A parameter without a gradient here has one of zeros where another process may have more.
+    One message carries all gradients. A parameter without a gradient on this rank counts as zeros.
     """
     trained = [p for p in parameters if p.requires_grad]
-    if not several():
+    if not is_distributed():
         for parameter in trained:
             if parameter.grad is not None and scale != 1.0:
                 parameter.grad.mul_(scale)
@@ -73,9 +73,9 @@ def sum_gradients(parameters: Iterable[nn.Parameter], scale: float = 1.0) -> Non
         parameter.grad = part.view_as(parameter)
 
 
-def gathered(items: list[T]) -> list[T]:
-    """The items of all processes, those of the first process first."""
-    if not several():
+def gather(items: list[T]) -> list[T]:
+    """Return the items of all ranks, in the order of ranks."""
+    if not is_distributed():
         return items
     parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, items)

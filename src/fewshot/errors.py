@@ -1,8 +1,8 @@
-"""The exceptions that a user is meant to read."""
+"""Define the exceptions that users read."""
 
 
 class UserError(Exception):
-    """A mistake in what the user typed or has on disk.
+    """Report a mistake in settings or files of the user.
 
     The message is one line that says what is wrong and what to do. Commands print it
     without a traceback and exit with status 1.
@@ -10,4 +10,4 @@ class UserError(Exception):
 
 
 class FolderTaken(UserError):
-    """The folder of a run belongs to another one, in which nothing may be written."""
+    """Refuse to write into the folder of another run."""

@@ -1,4 +1,4 @@
-"""Memory of a run: its peak, and what the allocator does with what is freed."""
+"""Measure the peak memory of a run, and let the allocator keep freed memory."""
 
 import ctypes
 import resource
@@ -10,15 +10,17 @@ import torch
 
 _PROC = Path("/proc/self")
 # Of glibc's malloc.h; the first threshold that a version of it accepts is set.
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2
+_MMAP_THRESHOLD = -3
+_TRIM_THRESHOLD = -1
+_TOP_PAD = -2
 _LARGEST = (1 << 30, 32 << 20)
 
 
 def keep_freed() -> bool:
-    """Let the process keep memory that it frees, for its next tensors; whether it does.
+    """Let the process keep freed memory for its next tensors; return whether it does.
 
     glibc returns large blocks to the system. A step of training frees and takes the same ones again, and a CPU
-    spent up to a third of its time on the page faults that this costs. Other allocators are left as they are.
+    spent up to a third of its time on the page faults that this costs. Other allocators are not changed.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -29,7 +31,7 @@ def keep_freed() -> bool:
 
 
 def reset_peak() -> None:
-    """Begin a new peak: several runs of a sweep may share a process, and what one has freed is not the next one's."""
+    """Begin a new peak, since several runs of a sweep may share a process."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     if torch.cuda.is_available():
@@ -39,7 +41,7 @@ def reset_peak() -> None:
 
 
 def peak_mb(device: torch.device) -> float:
-    """Peak memory in MB: what the allocator of a GPU held, else what the process had resident."""
+    """Return the peak memory in MB: allocated on a GPU, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:

@@ -1,4 +1,4 @@
-"""Let waiting threads sleep, so that a busy machine is not blocked by a run that waits.
+"""Let waiting threads sleep, so that other programs get their cores.
 
 OpenMP reads its variables when torch loads: ``os.environ.update(waiting_variables(os.environ))`` comes before
 ``import torch``. Processes that a run starts inherit the variables.

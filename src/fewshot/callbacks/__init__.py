@@ -1,4 +1,4 @@
-"""Lightning callbacks: what a run records, and how it stops."""
+"""Record, show and stop runs: Lightning callbacks."""
 
 from fewshot.callbacks.boundary import DecisionBoundary
 from fewshot.callbacks.collapse import Collapse

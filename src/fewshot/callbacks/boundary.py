@@ -1,4 +1,4 @@
-"""What a classifier of points makes of the whole plane, after adapting to a few of them."""
+"""Draw the decision boundary of a classifier of points, after adapting to a task."""
 
 import io
 from pathlib import Path
@@ -17,18 +17,21 @@ from fewshot.methods import MetaGAN, Method
 
 
 class DecisionBoundary(pl.Callback):
-    """Saves ``boundary.npz`` of the first test tasks into ``folder`` and draws it as ``boundary.png``.
+    """Save the predictions of the first test tasks over the plane, and draw them.
 
-    For data of two numbers, such as ``Gaussians``; what is in the file says ``fewshot.figures.decision_boundary``.
+    Data must have two numbers an example, such as ``Gaussians``. ``fewshot.figures.decision_boundary`` describes
+    the file ``boundary.npz``; the figure is ``boundary.png``.
 
     Args:
-        folder: for the two files.
-        tasks: how many.
-        resolution: places along one side of the grid.
+        folder: of the two files.
+        tasks: number of tasks.
+        resolution: points along one side of the grid.
     """
 
     def __init__(self, folder: str | Path, tasks: int = 2, resolution: int = 150) -> None:
-        self.folder, self.tasks, self.resolution = Path(folder), tasks, resolution
+        self.folder = Path(folder)
+        self.tasks = tasks
+        self.resolution = resolution
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.datamodule.splits["test"].images.shape[1:] != (2, 1, 1):  # type: ignore[attr-defined]
@@ -48,8 +51,10 @@ class DecisionBoundary(pl.Callback):
         assert isinstance(pl_module, Method)
         episodes = outputs["episodes"][: self.tasks]
         data = trainer.datamodule  # type: ignore[attr-defined]
-        seen = [self._task(pl_module, episodes[task], data.mean, data.std) for task in range(len(episodes))]
-        arrays = {name: np.stack([task[name].float().cpu().numpy() for task in seen]) for name in seen[0]}
+        per_task = [
+            self._predict_plane(pl_module, episodes[task], data.mean, data.std) for task in range(len(episodes))
+        ]
+        arrays = {name: np.stack([task[name].float().cpu().numpy() for task in per_task]) for name in per_task[0]}
         for name in ("support_y", "query_y"):
             arrays[name] = arrays[name].astype(np.int64)
         arrays["accuracy"] = outputs["accuracy"][: self.tasks].cpu().numpy()
@@ -59,15 +64,15 @@ class DecisionBoundary(pl.Callback):
         draw_decision_boundaries({type(pl_module).__name__: self.folder / "boundary.npz"}, self.folder / "boundary.png")
 
     def _axis(self) -> Tensor:
-        """The middles of ``resolution`` equal parts of [0, 1]."""
+        """Return the middles of ``resolution`` equal parts of [0, 1]."""
         return (torch.arange(self.resolution) + 0.5) / self.resolution
 
-    def _task(self, method: Method, episode: Episode, mean: float, std: float) -> dict[str, Tensor]:
+    def _predict_plane(self, method: Method, episode: Episode, mean: float, std: float) -> dict[str, Tensor]:
         y, x = torch.meshgrid(self._axis(), self._axis(), indexing="ij")
-        places = torch.stack([x, y], dim=-1).view(-1, 2, 1, 1).to(episode.support_x)
-        prediction = method.predictor(episode)((places - mean) / std)
+        points = torch.stack([x, y], dim=-1).view(-1, 2, 1, 1).to(episode.support_x)
+        prediction = method.predictor(episode)((points - mean) / std)
         square = (self.resolution, self.resolution)
-        found = {
+        arrays = {
             "probabilities": prediction.logits.softmax(-1).view(*square, -1),
             "support_x": (episode.support_x * std + mean).flatten(1),
             "query_x": (episode.query_x * std + mean).flatten(1),
@@ -75,6 +80,6 @@ class DecisionBoundary(pl.Callback):
             "query_y": episode.query_y,
         }
         if isinstance(method, MetaGAN):
-            found["real"] = method.real(prediction).sigmoid().view(square)
+            arrays["real"] = method.real(prediction).sigmoid().view(square)
         generated = method.pictures(episode).get("generated")
-        return found if generated is None else found | {"generated": generated.flatten(1)}
+        return arrays if generated is None else arrays | {"generated": generated.flatten(1)}

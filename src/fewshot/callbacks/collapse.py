@@ -1,4 +1,4 @@
-"""A word of warning when the game of MetaGAN is lost for one of its players."""
+"""Warn when MetaGAN's generator or classifier no longer learns from the other."""
 
 import logging
 from typing import Any
@@ -7,24 +7,28 @@ import pytorch_lightning as pl
 
 log = logging.getLogger(__name__)
 
-REAL, FAKE, DIVERSITY = "train/real_accuracy", "train/fake_accuracy", "train/fake_diversity"
+REAL = "train/real_accuracy"
+FAKE = "train/fake_accuracy"
+DIVERSITY = "train/fake_diversity"
 
 
 class Collapse(pl.Callback):
-    """Warns once when the generator makes one image for all noise, and once when no fake deceives D any more.
+    """Warn once of a collapsed generator, and once of a classifier that no fake deceives.
 
-    Reads what MetaGAN logs of its fakes; methods that log no such thing are left alone. A new generator makes
+    The callback reads the metrics of fakes that MetaGAN logs; other methods log none. A new generator makes
     nearly one image: one that came to a diversity of 0.6 had less than 0.02 for its first 90 steps on Omniglot,
     where one that collapsed stayed near 0.007.
     """
 
     young = 200  # steps in which the diversity says nothing
-    least_diversity, diversity_logs = 0.02, 5
-    most_accuracy, accuracy_logs = 0.995, 10
+    least_diversity = 0.02
+    diversity_logs = 5
+    most_accuracy = 0.995
+    accuracy_logs = 10
 
     def __init__(self) -> None:
         self._in_a_row = {"alike": 0, "lost": 0}
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -32,10 +36,10 @@ class Collapse(pl.Callback):
         step = trainer.global_step
         if step % trainer.log_every_n_steps or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
-        seen = trainer.callback_metrics
-        if not {REAL, FAKE, DIVERSITY} <= seen.keys():
+        metrics = trainer.callback_metrics
+        if not {REAL, FAKE, DIVERSITY} <= metrics.keys():
             return
-        real, fake, diversity = (float(seen[name]) for name in (REAL, FAKE, DIVERSITY))
+        real, fake, diversity = (float(metrics[name]) for name in (REAL, FAKE, DIVERSITY))
         if self._lasts("alike", step > self.young and diversity < self.least_diversity, self.diversity_logs):
             log.warning(
                 "step %d: the generator makes nearly one image for all noise (the spread of a task's images is %.1f%% "
@@ -50,15 +54,16 @@ class Collapse(pl.Callback):
             )
 
     def _lasts(self, case: str, holds: bool, logs: int) -> bool:
-        """Whether ``case`` has held for so many logs in a row; True once."""
+        """Return whether ``case`` was true in ``logs`` logs in a row; True once."""
         self._in_a_row[case] = self._in_a_row[case] + 1 if holds else 0
-        if self._in_a_row[case] < logs or case in self._told:
+        if self._in_a_row[case] < logs or case in self._warned:
             return False
-        self._told.add(case)
+        self._warned.add(case)
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"in_a_row": self._in_a_row, "told": sorted(self._told)}
+        return {"in_a_row": self._in_a_row, "told": sorted(self._warned)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._in_a_row, self._told = state_dict["in_a_row"], set(state_dict["told"])
+        self._in_a_row = state_dict["in_a_row"]
+        self._warned = set(state_dict["told"])

@@ -1,4 +1,4 @@
-"""Which test classes are taken for which."""
+"""Record which test classes are confused."""
 
 from pathlib import Path
 
@@ -11,28 +11,32 @@ from fewshot.figures.confusion_matrix import draw_shares
 
 
 class Confusion(pl.Callback):
-    """Writes ``confusion.csv`` of all test classes into ``folder``, and draws the hardest as ``confusion.png``.
+    """Write ``confusion.csv`` of all test classes; draw the hardest classes.
 
     Args:
-        folder: for the two files.
+        folder: of ``confusion.csv`` and ``confusion.png``.
         scores: has the predictions of all processes.
         most: classes that are drawn.
     """
 
     def __init__(self, folder: str | Path, scores: Scores, most: int = 15) -> None:
-        self.folder, self.scores, self.most = Path(folder), scores, most
+        self.folder = Path(folder)
+        self.scores = scores
+        self.most = most
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         sampler = trainer.datamodule.sampler("test")  # type: ignore[attr-defined]
-        classes, names = sampler.classes(torch.arange(len(self.scores))), sampler.class_names
+        classes = sampler.classes(torch.arange(len(self.scores)))
+        names = sampler.class_names
         pairs = ConfusedPairs.from_tasks(*(x.cpu().numpy() for x in (classes, *self.scores.predictions())))
         pairs.write(names, self.folder / "confusion.csv")
-        worst, seen = pairs.worst(self.most), int((pairs.true == pairs.predicted).sum())
-        which = f"the {len(worst)} hardest" if len(worst) < seen else "all"
+        worst = pairs.worst(self.most)
+        total = int((pairs.true == pairs.predicted).sum())
+        which = f"the {len(worst)} hardest" if len(worst) < total else "all"
         title = (
-            f"{which} of {seen} test classes, {len(self.scores)} tasks\n"
+            f"{which} of {total} test classes, {len(self.scores)} tasks\n"
             "share of a class's queries that were called another, in tasks that held both\n"
             "on the diagonal: called right, in all tasks; grey: never in one task"
         )

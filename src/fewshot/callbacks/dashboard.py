@@ -1,4 +1,4 @@
-"""What dashboards show beside metrics."""
+"""Send W&B more than metrics."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from fewshot.loggers import Wandb
 
 
 class Dashboard(pl.Callback):
-    """Tells W&B how far training is, sends the table of test episodes, and ends the run there when it fails here."""
+    """Send W&B the step, the table of test episodes and failures."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._tell(trainer)
+        self._set_step(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._tell(trainer)
+        self._set_step(trainer)
 
-    def _tell(self, trainer: pl.Trainer) -> None:
+    def _set_step(self, trainer: pl.Trainer) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, Wandb):
                 logger.steps = trainer.global_step

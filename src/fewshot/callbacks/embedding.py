@@ -1,4 +1,4 @@
-"""Where a method puts the images of test tasks."""
+"""Draw the features of test tasks."""
 
 from pathlib import Path
 
@@ -11,24 +11,26 @@ from fewshot.methods import Method
 
 
 class Embedding(pl.Callback):
-    """Draws the features of the first test tasks, after adapting to each, into ``folder`` as ``embedding.png``.
+    """Draw ``embedding.png``: features of the first test tasks, after adapting to each.
 
-    Query images are embedded as they are for their scores; support images in a pass of their own.
+    Query images pass the network together, as in the test; support images pass it in a batch of their own.
 
     Args:
-        folder: for the file.
-        episodes: how many test tasks.
+        folder: of the file.
+        episodes: number of test tasks.
     """
 
     def __init__(self, folder: str | Path, episodes: int = 4) -> None:
-        self.folder, self.episodes = Path(folder), episodes
+        self.folder = Path(folder)
+        self.episodes = episodes
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Method)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        sampler, numbers = data.sampler("test"), torch.arange(min(self.episodes, data.task.test_episodes))
+        sampler = data.sampler("test")
+        numbers = torch.arange(min(self.episodes, data.task.test_episodes))
         names = [[sampler.class_names[c] for c in classes] for classes in sampler.classes(numbers).tolist()]
         with trainer.precision_plugin.test_step_context():
             episodes = sampler(numbers)
@@ -40,8 +42,9 @@ def _embedded(method: Method, episode: Episode, number: int, classes: list[str])
     predict = method.predictor(episode)
     query = predict(episode.query_x)
     features = torch.cat([predict(episode.support_x).features, query.features]).float().cpu()
-    places, explained = principal_components(features.numpy())
-    support, queries = places[: len(episode.support_y)], places[len(episode.support_y) :]
+    points, explained = principal_components(features.numpy())
+    support = points[: len(episode.support_y)]
+    queries = points[len(episode.support_y) :]
     right = (query.logits.argmax(-1) == episode.query_y).cpu().numpy()
     labels = episode.support_y.cpu().numpy(), episode.query_y.cpu().numpy()
     return Embedded(number, support, labels[0], queries, labels[1], right, explained, classes)

@@ -1,4 +1,4 @@
-"""Pictures of a run: a sheet of test episodes, what the method itself has to show, learning curves."""
+"""Draw test episodes, generated images and learning curves of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,24 @@ from fewshot.methods import Method
 
 
 class Figures(pl.Callback):
-    """Draws into ``folder`` and sends the same pictures to a logger that takes images.
+    """Draw figures into ``folder``, and send them to loggers that take images.
 
-    What a method shows of itself (``Method.pictures``) is drawn at every validation, for the same first
-    validation tasks, and for the first of them as one strip over time. Only data of 1 or 3 channels are images.
+    The pictures of a method (``Method.pictures``) are drawn at every validation, for the same first validation
+    tasks, and for the first task as one strip over time. Only data of 1 or 3 channels are images.
 
     Args:
-        folder: for the PNG files.
-        episodes: how many test episodes are drawn.
-        watched: how many validation tasks are followed.
-        moments: at most so many validations, evenly spaced, in the strip over time.
+        folder: of the PNG files.
+        episodes: number of test episodes that are drawn.
+        watched: number of validation tasks that are drawn at each validation.
+        moments: largest number of validations, evenly spaced, in the strip over time.
     """
 
     def __init__(self, folder: str | Path, episodes: int = 4, watched: int = 2, moments: int = 12) -> None:
-        self.folder, self.episodes, self.watched, self.moments = Path(folder), episodes, watched, moments
-        self._seen: dict[int, dict[str, Any]] = {}  # pictures of the first watched task, by step
+        self.folder = Path(folder)
+        self.episodes = episodes
+        self.watched = watched
+        self.moments = moments
+        self._by_step: dict[int, dict[str, Any]] = {}  # pictures of the first watched task, by step
 
     def on_validation_batch_end(
         self,
@@ -45,28 +48,30 @@ class Figures(pl.Callback):
         assert isinstance(pl_module, Method)
         if rows := _pictures(pl_module, batch[: self.watched]):
             step = trainer.global_step
-            self._seen[step] = rows[0]
+            self._by_step[step] = rows[0]
             file = self.folder / f"generated_step{step:06d}.png"
             image_rows(rows, file)
             _send(trainer, "generated_over_steps", file)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if len(self._seen) < 2 or not trainer.is_global_zero:  # a resumed run has read them in each process
+        if len(self._by_step) < 2 or not trainer.is_global_zero:  # a resumed run has read them in each process
             return
-        steps = sorted(self._seen)
+        steps = sorted(self._by_step)
         places = np.linspace(0, len(steps) - 1, min(len(steps), self.moments)).round().astype(int)
         shown = [steps[place] for place in places]
-        first, *_, last = self._seen[shown[0]]  # names of rows: "real" and "generated"
-        strip = {first: self._seen[shown[0]][first]} | {f"step {step}": self._seen[step][last] for step in shown}
+        first, *_, last = self._by_step[shown[0]]  # names of rows: "real" and "generated"
+        strip = {first: self._by_step[shown[0]][first]} | {f"step {step}": self._by_step[step][last] for step in shown}
         image_rows(strip, self.folder / "generated_over_time.png")
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "seen": {step: {name: torch.from_numpy(x) for name, x in row.items()} for step, row in self._seen.items()}
+            "seen": {
+                step: {name: torch.from_numpy(x) for name, x in row.items()} for step, row in self._by_step.items()
+            }
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._seen = {step: {name: x.numpy() for name, x in row.items()} for step, row in state_dict["seen"].items()}
+        self._by_step = {step: {name: x.numpy() for name, x in row.items()} for step, row in state_dict["seen"].items()}
 
     def on_test_batch_end(
         self,
@@ -114,7 +119,7 @@ def _send(trainer: pl.Trainer, name: str, file: Path) -> None:
 
 
 def _pictures(method: Method, episodes: Episode) -> list[dict[str, Any]]:
-    """What ``method`` has to show of each task, ready to be drawn; nothing for most methods."""
+    """Return the pictures of ``method`` for each task; an empty list for most methods."""
     if not _are_images(episodes):
         return []
     rows = [method.pictures(episodes[task]) for task in range(len(episodes))]
@@ -126,6 +131,6 @@ def _are_images(episodes: Episode) -> bool:
 
 
 def _shown(x: Tensor) -> Any:
-    """``(..., C, H, W)`` to ``(..., H, W[, C])`` numpy in [0, 1]."""
+    """Turn ``(..., C, H, W)`` into ``(..., H, W[, C])`` numpy in [0, 1]."""
     x = x.detach().float().cpu().clamp(0, 1)
     return (x.squeeze(-3) if x.shape[-3] == 1 else torch.movedim(x, -3, -1)).numpy()

@@ -1,4 +1,4 @@
-"""How well a classifier does after each inner step of a test task."""
+"""Measure a classifier after each inner step of test tasks."""
 
 from pathlib import Path
 
@@ -13,18 +13,20 @@ from fewshot.methods.inner_trajectory import adapting, trajectory
 
 
 class InnerSteps(pl.Callback):
-    """Writes ``inner_steps.csv`` into ``folder`` and draws it as ``inner_steps.png``.
+    """Write ``inner_steps.csv`` and draw ``inner_steps.png``.
 
     As figure 3 of Finn et al. 2017, for classification. Methods without an inner loop leave neither file.
 
     Args:
-        folder: for the two files.
-        episodes: the first so many test episodes.
+        folder: of the two files.
+        episodes: number of test episodes, from the first on.
         steps: every number of inner steps up to this one; where a test takes more, ten numbers between them too.
     """
 
     def __init__(self, folder: str | Path, episodes: int = 100, steps: int = 10) -> None:
-        self.folder, self.episodes, self.steps = Path(folder), episodes, steps
+        self.folder = Path(folder)
+        self.episodes = episodes
+        self.steps = steps
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Method)
@@ -34,19 +36,19 @@ class InnerSteps(pl.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         sampler = data.sampler("test")
         steps = self._numbers(host.test_steps)
-        found = []
+        parts = []
         with trainer.precision_plugin.test_step_context():
             for numbers in torch.arange(min(self.episodes, data.task.test_episodes)).split(data.eval_batch):
                 episodes = sampler(numbers)
                 logits = trajectory(pl_module, episodes, steps)  # (B, S, N*Q, N)
                 each = [scores(logits[:, place], episodes.query_y) for place in range(len(steps))]
-                found.append(torch.stack([torch.stack([of["accuracy"], of["loss"]]) for of in each]).cpu())
-        accuracy, loss = torch.cat(found, dim=2).double().numpy().transpose(1, 0, 2)
+                parts.append(torch.stack([torch.stack([of["accuracy"], of["loss"]]) for of in each]).cpu())
+        accuracy, loss = torch.cat(parts, dim=2).double().numpy().transpose(1, 0, 2)
         curve = Curve.from_tasks(steps, accuracy, loss)
         curve.write(self.folder / "inner_steps.csv")
         draw_inner_steps(curve, self.folder / "inner_steps.png", host.test_steps)
 
     def _numbers(self, test_steps: int) -> list[int]:
-        """Numbers of steps, increasing, that of a test among them."""
+        """Return increasing numbers of steps, with the number of a test among them."""
         further = np.linspace(self.steps, max(self.steps, test_steps), 11).round().astype(int).tolist()
         return sorted({*range(self.steps + 1), *further})

@@ -17,7 +17,7 @@ LONGEST_SILENCE = 60.0  # seconds
 
 
 class Progress(RichProgressBar):
-    """Show Lightning's rich bar on a terminal; elsewhere log a line a minute and one a validation.
+    """Show a bar on a terminal; elsewhere log a line a minute and each validation.
 
     Args:
         clock: the time in seconds.

@@ -1,4 +1,4 @@
-"""The score of every test episode."""
+"""Keep the scores of all test episodes."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from fewshot.statistics import interval
 
 
 class Scores(pl.Callback):
-    """Collects accuracy, loss, calibration and fingerprint of each test episode, in their order."""
+    """Collect accuracy, loss, probabilities and fingerprint of each test episode."""
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Tensor]] = []
@@ -45,9 +45,12 @@ class Scores(pl.Callback):
         )
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the episodes of all processes into their order: process r of W has scored r, r + W, r + 2W, ..."""
+        """Gather the episodes of all ranks, in order.
+
+        Rank r of W scored the episodes r, r + W, r + 2W, ...
+        """
         mine = {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
-        everyone = distributed.gathered([mine])
+        everyone = distributed.gather([mine])
         count = sum(len(part["accuracy"]) for part in everyone)
         self._all = {name: values.new_empty(count, *values.shape[1:]) for name, values in mine.items()}
         for rank, part in enumerate(everyone):
@@ -55,16 +58,19 @@ class Scores(pl.Callback):
                 self._all[name][rank :: len(everyone)] = values
 
     def rows(self) -> list[tuple[int, float, str]]:
-        """``(episode, accuracy, fingerprint)``, the fingerprint as 16 hexadecimal digits."""
+        """Return ``(episode, accuracy, fingerprint)`` of each episode.
+
+        The fingerprint has 16 hexadecimal digits.
+        """
         names = (f"{number & (1 << 64) - 1:016x}" for number in self._all["fingerprint"].tolist())
         return list(zip(range(len(self)), self._all["accuracy"].double().tolist(), names, strict=True))
 
     def predictions(self) -> tuple[Tensor, Tensor]:
-        """True and predicted labels ``(episodes, N*Q)`` of the query images."""
+        """Return true and predicted labels ``(episodes, N*Q)`` of the query images."""
         return self._all["labels"], self._all["probabilities"].argmax(-1)
 
     def calibration(self) -> Bins:
-        """Confidence, the highest probability, beside accuracy, over all query images of all test episodes."""
+        """Return accuracy by confidence, the highest probability, over all query images."""
         confidence, predicted = self._all["probabilities"].flatten(0, 1).max(-1)
         return Bins.from_predictions(confidence.numpy(), (predicted == self._all["labels"].flatten()).numpy())
 
@@ -74,6 +80,7 @@ class Scores(pl.Callback):
     def summary(self) -> MeanScores:
         """Return the ``test`` entry of ``result.json``."""
         mean, half_width = interval(self._all["accuracy"].numpy().astype(np.float64))
-        probabilities, labels = self._all["probabilities"].flatten(0, 1), self._all["labels"].flatten()
+        probabilities = self._all["probabilities"].flatten(0, 1)
+        labels = self._all["labels"].flatten()
         ece = multiclass_calibration_error(probabilities, labels, probabilities.shape[1], n_bins=COUNT, norm="l1")
         return MeanScores(mean, half_width, len(self), float(self._all["loss"].mean()), float(ece))

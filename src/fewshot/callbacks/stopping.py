@@ -1,4 +1,4 @@
-"""How a run stops: with a last validation at the end of its budget, with a checkpoint on a signal."""
+"""Stop a run at the end of its budget or on a signal."""
 
 import logging
 import signal
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """A signal ended the run after its checkpoint was written."""
+    """Report that a signal stopped the run after its checkpoint."""
 
     def __init__(self, number: int, checkpoint: Path) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; checkpoint: {checkpoint}")
@@ -23,12 +23,12 @@ class Stopped(Exception):
 
 
 class Stopping(pl.Callback):
-    """On Ctrl-C or SIGTERM finish the step, write ``checkpoint`` and raise ``Stopped``; a second signal does not wait.
+    """Finish the step on Ctrl-C or SIGTERM, write ``checkpoint`` and raise ``Stopped``.
 
-    A validation is finished too, since a run that goes on must have its result; what it writes is the checkpoint then.
-    Several processes stop at the same step, which they agree on whenever they log.
+    A second signal stops at once. A validation is finished too, since the resumed run must have its result; the
+    checkpoint of the validation serves then. Several ranks stop at the same step: they agree whenever they log.
 
-    Also asks for a validation at the last step, so that the weights a run ends with are candidates
+    The callback also asks for a validation at the last step, so that the weights a run ends with are candidates
     for its best checkpoint, whatever the interval.
     """
 
@@ -48,7 +48,8 @@ class Stopping(pl.Callback):
             if time.monotonic() - self._since > 1:  # a terminal, and who started this process, may both send the first
                 raise KeyboardInterrupt
             return
-        self._received, self._since = number, time.monotonic()
+        self._received = number
+        self._since = time.monotonic()
         if distributed.rank() == 0:
             name = signal.Signals(number).name
             log.warning("%s: finishing this step, then a checkpoint; again to stop at once", name)
@@ -61,7 +62,7 @@ class Stopping(pl.Callback):
             trainer.should_stop = True
         every = trainer.val_check_batch
         validates = trainer.should_stop or bool(every and step % every == 0)
-        if not validates and (not distributed.several() or step % trainer.log_every_n_steps == 0):  # type: ignore[attr-defined]
+        if not validates and (not distributed.is_distributed() or step % trainer.log_every_n_steps == 0):  # type: ignore[attr-defined]
             self._leave(trainer, save=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -75,7 +76,7 @@ class Stopping(pl.Callback):
             self._leave(trainer, save=False)
 
     def _leave(self, trainer: pl.Trainer, save: bool) -> None:
-        if distributed.anywhere(self._received is not None, trainer.strategy.root_device):
+        if distributed.any_rank(self._received is not None, trainer.strategy.root_device):
             if save:
                 trainer.save_checkpoint(self.checkpoint)
             raise Stopped(self._received or signal.SIGTERM, self.checkpoint)

@@ -1,4 +1,4 @@
-"""How many episodes a run trains on, and how fast."""
+"""Count training episodes and seconds."""
 
 import time
 from typing import Any
@@ -9,14 +9,15 @@ from fewshot.result import Training
 
 
 class Throughput(pl.Callback):
-    """Counts training episodes and the seconds of training, validation left out.
+    """Count training episodes and seconds, without validation.
 
     Logged beside the losses: ``episodes`` and ``seconds`` since the start, ``episodes_per_second`` since
     the last log. The counts go on in a resumed run.
     """
 
     def __init__(self) -> None:
-        self.episodes, self.seconds = 0, 0.0
+        self.episodes = 0
+        self.seconds = 0.0
         self._since: float | None = None
         self._mark = (0, 0.0)
 
@@ -62,4 +63,5 @@ class Throughput(pl.Callback):
         return {"episodes": self.episodes, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.episodes, self.seconds = state_dict["episodes"], state_dict["seconds"]
+        self.episodes = state_dict["episodes"]
+        self.seconds = state_dict["seconds"]

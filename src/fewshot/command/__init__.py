@@ -1,1 +1,4 @@
-"""What commands share. Only here, in ``run.py`` and in ``hydra_plugins`` is Hydra seen."""
+"""Hold the parts that commands share.
+
+Only this package, ``run.py`` and ``hydra_plugins`` import Hydra.
+"""

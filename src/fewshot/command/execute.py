@@ -150,7 +150,7 @@ def build_trainer(job: Job, cfg: DictConfig, task: Task, records: Records) -> pl
 
 
 def build_callbacks(job: Job, cfg: DictConfig, records: Records) -> list[pl.Callback]:
-    """Build what records, shows and stops the run, in the order in which Lightning calls it."""
+    """Build the callbacks, in the order in which Lightning calls them."""
     out = Path(job.out)
     scores = records.scores
     callbacks = [
@@ -179,7 +179,7 @@ def has_parameters(method: Method) -> bool:
 def fit(
     job: Job, cfg: DictConfig, trainer: pl.Trainer, method: Method, data: EpisodeData, records: Records
 ) -> float | None:
-    """Train the method if it is to be trained and can be; leave it with the weights to test.
+    """Train the method, if it can be trained, and load the weights to test.
 
     Returns:
         the validation accuracy of these weights, a fraction; None without validation.

@@ -71,7 +71,7 @@ def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
     if {"checkpoint", "weights"} <= set(typed_keys(typed)) and cfg.checkpoint and cfg.weights:
         raise UserError("checkpoint=PATH brings its own weights: leave weights=PATH out")
     named = "hydra.run.dir" in typed_keys(hydra_cfg.overrides.hydra) or "${now" not in str(cfg._get_node("name"))
-    if distributed.launched() and not named:
+    if distributed.started_by_launcher() and not named:
         raise UserError("several processes share one folder: give it a name=...")
     resume = cfg.resume or ("auto" if sweep else None)
     if resume == "auto" and not named and not sweep:

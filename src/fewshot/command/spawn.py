@@ -1,4 +1,7 @@
-"""A job in one process or in several: each job of a sweep starts its own, so that none runs the whole sweep."""
+"""Run a job in one process or in several.
+
+Each job of a sweep starts its own processes, so that no process runs the whole sweep.
+"""
 
 import logging
 import os
@@ -20,17 +23,20 @@ from fewshot.errors import UserError
 
 
 def run_job(job: Job) -> None:
-    """``execute`` in as many processes as ``trainer.devices`` says; by torchrun or SLURM they are there already.
+    """Execute a job in as many processes as ``trainer.devices`` says.
+
+    torchrun and SLURM have started the processes already.
 
     Raises:
         UserError: there are fewer tasks or episodes than processes, or several nodes and only one was started.
     """
     trainer = job.cfg.trainer
-    count, nodes = _devices(trainer), trainer.get("num_nodes", 1)
+    count = _devices(trainer)
+    nodes = trainer.get("num_nodes", 1)
     for key in ("meta_batch", "test_episodes", "val_episodes")[not job.cfg.train :]:
         if 0 < job.cfg.task[key] < count * nodes:
             raise UserError(f"task.{key}={job.cfg.task[key]}: fewer than the {count * nodes} processes of the trainer")
-    if count * nodes == 1 or distributed.launched():
+    if count * nodes == 1 or distributed.started_by_launcher():
         execute(job)
     elif nodes > 1:
         raise UserError(f"trainer.num_nodes={nodes}: start run.py on each node by torchrun or srun, see the README")
@@ -39,7 +45,7 @@ def run_job(job: Job) -> None:
 
 
 def _devices(trainer: Any) -> int:
-    """Processes on this machine."""
+    """Return the number of processes on this machine."""
     devices = trainer.get("devices", 1)
     if isinstance(devices, int) and devices > 0:
         return devices
@@ -75,7 +81,7 @@ def _start(job: Job, count: int) -> None:
 
 
 def _reason(job: Job, error: ChildFailedError) -> Exception:
-    """What the first process that failed wrote down."""
+    """Return the error of the first process that failed."""
     file = Path(job.out) / "error.txt"
     if file.is_file():
         return UserError(file.read_text(encoding="utf-8").strip())

@@ -1,4 +1,4 @@
-"""What a sweep does at its end."""
+"""Report a sweep at its end."""
 
 import sys
 from pathlib import Path

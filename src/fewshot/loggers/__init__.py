@@ -1,4 +1,4 @@
-"""Lightning's loggers, made to go on with a run that resumes and to show more than metrics."""
+"""Extend Lightning's loggers: they go on with a resumed run and show figures."""
 
 from collections.abc import Iterable
 from dataclasses import asdict

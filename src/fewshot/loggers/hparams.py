@@ -1,11 +1,11 @@
-"""Settings as dashboards sort them."""
+"""Arrange settings for dashboards."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def sortable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by which runs are sorted and grouped, flat; all others under ``settings``."""
+    """Flatten the settings that sort and group runs; put all others under ``settings``."""
     chosen = {group: choice for group, choice in settings.get("choices", {}).items() if choice is not None}
     task = {key: settings["task"][key] for key in ("ways", "shots", "queries", "meta_batch") if "task" in settings}
     others = {key: settings[key] for key in ("seed", "bn", "checkpoint", "weights") if key in settings}

@@ -1,4 +1,4 @@
-"""``metrics.csv``."""
+"""Write ``metrics.csv``."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from fewshot.files import write_bytes
 
 
 class CSV(CSVLogger):
-    """``metrics.csv``, replaced by a new run and continued by one that resumes."""
+    """Write ``metrics.csv``: anew in a new run, further in a resumed run."""
 
     _before = 0
 
@@ -35,7 +35,7 @@ class CSV(CSVLogger):
 
 
 class _Writer(ExperimentWriter):
-    """Lightning's, which loses the file when it is killed while a new column is added."""
+    """Write rows as Lightning does, but add a column without losing the file."""
 
     def _check_log_dir_exists(self) -> None:
         pass  # would remove the file
@@ -48,7 +48,7 @@ class _Writer(ExperimentWriter):
 
 
 def _keep_rows(file: Path, before: int) -> list[str]:
-    """Keep the rows of the first ``before`` steps, counted from 0, and return their columns; the others go."""
+    """Keep the rows of the first ``before`` steps, counted from 0; return their columns."""
     rows: list[dict[str, str]] = []
     if before and file.is_file():
         with file.open(newline="") as stream:

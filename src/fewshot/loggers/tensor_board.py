@@ -1,4 +1,4 @@
-"""TensorBoard."""
+"""Log to TensorBoard."""
 
 from collections.abc import Sequence
 from typing import Any

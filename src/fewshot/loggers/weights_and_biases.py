@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""Log to Weights & Biases."""
 
 import logging
 import netrc
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Wandb(WandbLogger):
-    """A run of Weights & Biases that never asks a question, and never waits long for a server.
+    """Log to a W&B run, without questions and without long waits for the server.
 
     Everything is on disk as well; what a server does not take is sent later by ``wandb sync``. The rows of a step
     are one row, under the number of steps that were taken. A run that resumes keeps its id, and sends no row twice.
@@ -53,11 +53,14 @@ class Wandb(WandbLogger):
         parent = Path(save_dir).resolve().parent
         group = group or (parent.name if (parent / "multirun.yaml").is_file() else None)
         super().__init__(save_dir=save_dir, group=group, tags=[str(tag) for tag in tags if tag], **options)
-        self.wants_offline, self.wants_model, self.timeout = offline, log_model, timeout
-        self.steps: int | None = None  # of training that were taken, and the episodes in them
-        self.episodes: int | None = None
+        self.wants_offline = offline
+        self.wants_model = log_model
+        self.timeout = timeout
+        self.steps: int | None = None  # of training that were taken
+        self.episodes: int | None = None  # in these steps
         folder = Path(save_dir) / "wandb"
-        self._run_id, self._next_step = folder / "run_id.txt", folder / "next_step.txt"
+        self._run_id = folder / "run_id.txt"
+        self._next_step = folder / "next_step.txt"
         self._first = 0  # the rows of earlier steps are there
 
     @rank_zero_only
@@ -126,13 +129,15 @@ class Wandb(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        run, at = self.experiment, step or 0 if self.steps is None else self.steps
+        run = self.experiment
+        at = step or 0 if self.steps is None else self.steps
         if at < self._first:
             return
-        seen = {} if self.episodes is None else {"episodes": self.episodes}
+        episodes = {} if self.episodes is None else {"episodes": self.episodes}
         # A row is open until a later step begins, and lost with the process; a checkpoint follows a validation.
-        at, ends = max(at, run.step), "val/accuracy" in metrics
-        run.log(seen | dict(metrics), step=at, commit=ends)
+        at = max(at, run.step)
+        ends = "val/accuracy" in metrics
+        run.log(episodes | dict(metrics), step=at, commit=ends)
         self._next_step.write_text(str(at + ends))
 
     @rank_zero_only
@@ -141,7 +146,7 @@ class Wandb(WandbLogger):
 
     @rank_zero_only
     def conclude(self, scores: Mapping[str, float], result: Result) -> None:
-        """Log the test scores and the summary, send the best checkpoint where it is wanted, and end the run."""
+        """Log the scores and the summary, send the best checkpoint if wanted, end the run."""
         if self.wants_model and result.train.steps:
             self._with_server(lambda: self._send_model(scores, result))
         self.log_metrics(scores, result.train.steps)
@@ -167,7 +172,7 @@ class Wandb(WandbLogger):
         run.log_artifact(artifact, aliases=["best"])
 
     def _with_server(self, send: Callable[[], None]) -> None:
-        """``send`` artifacts, for which wandb asks the server: where that is lost, the run goes on offline."""
+        """Call ``send``, which needs the server; without a server go on offline."""
         import wandb
 
         before = os.environ.get("WANDB_DATA_DIR")
@@ -187,7 +192,7 @@ class Wandb(WandbLogger):
 
     @rank_zero_only
     def finish(self, status: int = 0) -> None:
-        """End the run, with the exit status of the process; a server that does not answer keeps nothing waiting."""
+        """End the run with the exit status of the process; wait ``timeout`` seconds at most."""
         if self._experiment is None:
             return
         try:

@@ -133,7 +133,7 @@ class Method(BatchNormProtocol):
         tasks = self.trainer.datamodule.task.meta_batch  # type: ignore[attr-defined]
         distributed.sum_gradients(self.parameters(), 1.0 if self.sum_tasks else 1 / tasks)
         every = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        self._watch(distributed.total(every["loss"].sum()), step)
+        self._watch(distributed.reduce_sum(every["loss"].sum()), step)
         self._update_statistics(every, tasks)
         self.update(optimizers, step)
         self._log_window(every, step)
@@ -198,14 +198,14 @@ class Method(BatchNormProtocol):
         sums = [torch.stack([values.nansum(), (~values.isnan()).sum()]) for values in every.values()]
         self._window.append(torch.stack(sums))
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            means = distributed.total(torch.stack(self._window).sum(0))
+            means = distributed.reduce_sum(torch.stack(self._window).sum(0))
             for name, mean in zip(every, means[:, 0] / means[:, 1], strict=True):
                 self.log(f"train/{name}", mean, prog_bar=name == "loss")
             self._window.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._window:
-            checkpoint["window"] = distributed.total(torch.stack(self._window))
+            checkpoint["window"] = distributed.reduce_sum(torch.stack(self._window))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "window" in checkpoint and distributed.rank() == 0:  # it is that of all processes

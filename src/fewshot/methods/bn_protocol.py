@@ -124,7 +124,7 @@ class BatchNormProtocol(pl.LightningModule, ABC):
         for number, layer in enumerate(batch_norms(self.network)):
             if f"norm/{number}/mean" in every:
                 pair = torch.stack([every.pop(f"norm/{number}/{part}").sum(0) for part in ("mean", "var")])
-                layer.update(*(distributed.total(pair) / tasks))
+                layer.update(*(distributed.reduce_sum(pair) / tasks))
 
     def _calibrate(self) -> None:
         """Under ``bn=running`` without stored averages: estimate them from fixed training episodes, and say so."""

@@ -200,7 +200,7 @@ class MetaGAN(Method):
             with torch.no_grad():
                 reals = self.host.logits(episodes).logsumexp(-1)
                 count = torch.tensor(float(reals.numel()), device=reals.device)
-                self.fake_head.bias.copy_(distributed.total(reals.sum()) / distributed.total(count))
+                self.fake_head.bias.copy_(distributed.reduce_sum(reals.sum()) / distributed.reduce_sum(count))
 
     def configure_optimizers(self) -> list[Optimizer]:
         assert self.make_optimizer is not None

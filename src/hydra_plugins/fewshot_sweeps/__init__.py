@@ -1,1 +1,4 @@
-"""Hydra takes launchers and sweepers from packages in ``hydra_plugins`` only, which it imports with every command."""
+"""Give Hydra launchers and sweepers, which it takes from ``hydra_plugins`` only.
+
+Hydra imports every module here with every command: slow imports belong into functions.
+"""

@@ -1,4 +1,4 @@
-"""Launch the runs of a sweep in parallel: by joblib on this machine, by submitit on a cluster."""
+"""Launch the runs of a sweep in parallel, by joblib or submitit."""
 
 import logging
 import os
@@ -89,7 +89,7 @@ class JoblibLauncher(_Launcher):
     def launch(self, job_overrides: Sequence[Overrides], initial_job_idx: int) -> Sequence[JobReturn]:
         from fewshot.command import devices
         from fewshot.command.sweep_worker import WorkerMain, forward_signals
-        from hydra_plugins.fewshot_sweeps.worker_pool import run_in_workers
+        from fewshot.command.worker_pool import run_in_workers
 
         count = self._workers(len(job_overrides))
         if count == 1:  # a process of its own would gain nothing
@@ -114,7 +114,7 @@ class JoblibLauncher(_Launcher):
         return _exit_if_stopped(results, received)
 
     def _killed(self, number: int, overrides: Overrides, stopped: bool) -> JobReturn:
-        """Name a run whose process was killed, here and in its folder, and return what stands for its result."""
+        """Report a run whose process was killed, in its folder too; return its result."""
         from fewshot.command.sweep_worker import KILLED, STOPPED
         from fewshot.files import write_bytes
 
@@ -141,7 +141,7 @@ def _job_config(context: HydraContext, config: DictConfig, number: int, override
 def _run_in_this_process(
     context: HydraContext, config: DictConfig, main: TaskFunction, state: Any, number: int, overrides: Overrides
 ) -> JobReturn:
-    """Train a run of a sweep in a worker process; ``state`` is that of Hydra's singletons in the sweep."""
+    """Do a run in a worker process; ``state`` holds the sweep's Hydra singletons."""
     setup_globals()
     Singleton.set_state(state)
     cfg = _job_config(context, config, number, overrides)

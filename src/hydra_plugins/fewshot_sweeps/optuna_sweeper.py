@@ -1,4 +1,7 @@
-"""A search by Optuna that may be killed and started again; the official plugin needs Optuna 2 and begins anew."""
+"""Search settings by Optuna, so that a killed search goes on.
+
+Hydra's own plugin needs Optuna 2, and begins anew.
+"""
 
 import json
 import logging
@@ -25,10 +28,10 @@ _SETTINGS = "settings"  # of the study: what all its trials have in common
 
 
 class OptunaSweeper(Sweeper):
-    """``hydra/sweeper=optuna``: see ``conf/hydra/sweeper/optuna.yaml``.
+    """Search settings: ``hydra/sweeper=optuna``, see ``conf/hydra/sweeper/optuna.yaml``.
 
-    A trial is told to the study when its run has ended, so that a trial which is *running* there, when a search
-    starts, is one whose run was stopped or killed: it is launched again and goes on in its folder.
+    The study records a trial when its run has ended. A trial that is still *running* there when a search starts was
+    stopped or killed: its run is launched again and goes on in its folder.
     """
 
     config: DictConfig
@@ -44,8 +47,13 @@ class OptunaSweeper(Sweeper):
         sampler: Any,
         params: Mapping[str, Any],
     ) -> None:
-        self.n_trials, self.n_jobs, self.seed = n_trials, n_jobs, seed
-        self.storage, self.study_name, self.sampler, self.params = storage, study_name, sampler, params
+        self.n_trials = n_trials
+        self.n_jobs = n_jobs
+        self.seed = seed
+        self.storage = storage
+        self.study_name = study_name
+        self.sampler = sampler
+        self.params = params
         self.wrong: list[str] = []
         for key, value in (("n_trials", n_trials), ("n_jobs", n_jobs or 1), ("seed", seed)):
             if not isinstance(value, int) or value < 0:
@@ -60,7 +68,9 @@ class OptunaSweeper(Sweeper):
             raise CompactHydraException(self.wrong[0])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sampler = instantiate(self.sampler)
-        self.hydra_context, self.loader, self.config = hydra_context, hydra_context.config_loader, config
+        self.hydra_context = hydra_context
+        self.loader = hydra_context.config_loader
+        self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> None:
@@ -111,12 +121,12 @@ class OptunaSweeper(Sweeper):
             different = list(dict.fromkeys(jobs))  # two that are equal would want one folder
             results = dict(zip(different, self.launcher.launch(different, batch[0].number), strict=True))
             for trial, job in zip(batch, jobs, strict=True):
-                _tell(study, trial.number, results[job])
+                _record(study, trial.number, results[job])
             missing -= size
         self._conclude(study, folder)
 
     def _parse(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Override]]:
-        """The settings of all trials, and the space of the others; what is typed wins."""
+        """Return the settings of all trials and the searched space; typed settings win."""
         parser = OverridesParser.create(config_loader=self.loader)
         named = [f"{key}={value}" for key, value in self.params.items()]
         overrides = {override.get_key_element(): override for override in parser.parse_overrides([*named, *arguments])}
@@ -159,7 +169,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _overrides(trial: Any) -> list[str]:
-    """What a trial tries; six digits are enough to be told apart, and to type again."""
+    """Return the settings of a trial, as a user would type them, with six digits."""
     from optuna.distributions import FloatDistribution
 
     return [
@@ -174,11 +184,11 @@ def _completed(study: Any) -> int:
     return len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
 
 
-def _tell(study: Any, number: int, result: JobReturn) -> None:
-    """Note how the run of a trial ended; one that has no end is left for the next search.
+def _record(study: Any, number: int, result: JobReturn) -> None:
+    """Record the end of a trial's run; leave a stopped run to the next search.
 
     Raises:
-        UserError: it ended without what is searched by.
+        UserError: the run has no validation accuracy.
     """
     from optuna.trial import TrialState
 
@@ -199,7 +209,7 @@ def _tell(study: Any, number: int, result: JobReturn) -> None:
 
 
 def _distribution(override: Override) -> Any:
-    """Optuna's word for a sweep of the command line."""
+    """Return Optuna's distribution for a sweep of the command line."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     sweep: Any = override.value()
@@ -208,12 +218,18 @@ def _distribution(override: Override) -> Any:
             choices: Any = override.sweep_iterator(Transformer.encode)
             return CategoricalDistribution(list(choices))
         if override.is_interval_sweep():
-            low, high, step, logarithmic = sweep.start, sweep.end, None, "log" in sweep.tags
+            low = sweep.start
+            high = sweep.end
+            step = None
+            logarithmic = "log" in sweep.tags
         else:
             values: Any = list(sweep.range())  # without the end, as in a sweep
             if not values:
                 raise ValueError("there is nothing in it")
-            low, high, step, logarithmic = min(values), max(values), abs(sweep.step), False
+            low = min(values)
+            high = max(values)
+            step = abs(sweep.step)
+            logarithmic = False
         if all(isinstance(value, int) for value in (low, high, step or 1)):
             return IntDistribution(low, high, logarithmic, step or 1)
         return FloatDistribution(low, high, logarithmic, step)

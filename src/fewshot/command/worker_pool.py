@@ -1,4 +1,4 @@
-"""Run jobs in worker processes of which one may be killed without harm to the others."""
+"""Run jobs in worker processes: a killed worker harms no other."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
