@@ -1,9 +1,9 @@
-"""Errors of a checkpoint on the one-shot runs, by ``python -m fewshot.classify`` on their folders and nothing else.
+"""Count the errors of a checkpoint on the one-shot runs, by ``python -m fewshot.classify`` on their folders.
 
 python experiments/lake_one_shot/score.py checkpoint=PATH runs=DIR output=FILE.csv [ways=20] [SETTING=VALUE ...]
 
-DIR is what ``write_runs.py`` beside this file wrote. With ``ways=5`` the 20 characters of a run become four tasks.
-One row a run; further settings are those of ``classify``.
+``write_runs.py`` beside this file writes DIR. With ``ways=5`` the 20 characters of a run become four tasks.
+The CSV has a row for each run; further settings go to ``classify``.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ CHARACTERS = 20
 
 
 def errors(run: Path, ways: int, checkpoint: str, settings: list[str]) -> int:
-    """How many of the 20 query images get a wrong label."""
+    """Return how many of the 20 query images get a wrong label."""
     characters = sorted(folder.name for folder in (run / "support").iterdir())
     wrong = 0
     for first in range(0, CHARACTERS, ways):
@@ -43,6 +43,7 @@ def errors(run: Path, ways: int, checkpoint: str, settings: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> None:
+    """Score all runs, write the CSV and print the mean error."""
     given = {"ways": "20"} | dict(argument.split("=", 1) for argument in arguments)
     checkpoint, runs, output, ways = (given.pop(name) for name in ("checkpoint", "runs", "output", "ways"))
     settings = [f"{name}={value}" for name, value in given.items()]
@@ -55,7 +56,8 @@ def main(arguments: list[str]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     values = [100 * float(row["error"]) for row in rows]
-    mean, half = sum(values) / len(values), stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    mean = sum(values) / len(values)
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
     print(f"error {mean:.2f}% ± {half:.2f} over {len(values)} runs, {ways}-way")
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from fewshot.errors import UserError
+from fewshot.provenance import git_commit
 from fewshot.result import (
     FORMAT,
     MeanScores,
@@ -122,3 +123,12 @@ def test_a_text_that_is_no_result_is_one_line(text):
     with pytest.raises(UserError, match=r"result\.json: not (JSON|the result of a run)") as caught:
         Result.from_json(text)
     assert str(caught.value).isprintable()
+
+
+def test_a_checkout_that_git_refuses_is_said_in_a_line(tmp_path, caplog):
+    assert git_commit(tmp_path) is None
+    assert caplog.text == ""
+    (tmp_path / ".git").mkdir()
+    assert git_commit(tmp_path) is None
+    assert f"the commit of {tmp_path} is not recorded: fatal: " in caplog.text
+    assert len(caplog.records) == 1
