@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.report import console
 from fewshot.data import EpisodeSampler, Glyphs, Omniglot, Split
-from fewshot.engines.learn2learn import load
+from fewshot.engines.learn2learn import load_learn2learn
 from fewshot.errors import UserError
 
 _ROTATED = {"omniglot": True, "glyphs": False}  # as conf/data says
@@ -50,7 +50,7 @@ class TaskSet:
     """
 
     def __init__(self, split: Split, data: str, ways: int, shots: int, queries: int, seed: int = 0) -> None:
-        learn2learn = load()
+        learn2learn = load_learn2learn()
         random.seed(seed)
         transforms = learn2learn.data.transforms
         dataset = learn2learn.data.MetaDataset(_Decoded(split))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.contender import device
 from benchmarks.rounds import Result
 from fewshot.engines import VmapEngine
-from fewshot.engines.learn2learn import load
+from fewshot.engines.learn2learn import load_learn2learn
 from fewshot.episode import Episode
 from fewshot.methods import MAML
 from fewshot.networks import conv4
@@ -59,7 +59,7 @@ class Ours:
         self.method.zero_grad()
         parts = []
         for chunk in self.method.chunks(episodes):
-            terms = self.method.engine.each(self.method.task_terms, chunk)
+            terms = self.method.engine.map_tasks(self.method.task_terms, chunk)
             terms["objective"].sum().backward()
             parts.append({name: terms[name].detach() for name in ("loss", "accuracy")})
         average(self.method, len(episodes))
@@ -81,7 +81,7 @@ class Peer:
 
     def __init__(self, inner: Inner, image_size: int = 28, width: int = WIDTH, dtype: torch.dtype = torch.float32):
         assert image_size == 28, "OmniglotCNN takes no other images"
-        learn2learn = load()
+        learn2learn = load_learn2learn()
         net = learn2learn.vision.models.OmniglotCNN(inner.ways, hidden_size=width, layers=DEPTH)
         start = {name: p.detach() for name, p in network(inner, image_size, width).classifier.named_parameters()}
         ours = dict(zip(_peer_names(start), start, strict=True))

@@ -57,7 +57,7 @@ class Bare:
             episodes = self.sampler(torch.arange(first, first + tasks))
             self.optimizer.zero_grad()
             for chunk in method.chunks(episodes):
-                method.engine.each(method.task_terms, chunk)["objective"].sum().backward()
+                method.engine.map_tasks(method.task_terms, chunk)["objective"].sum().backward()
             average(method, tasks)
             self.optimizer.step()
 

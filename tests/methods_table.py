@@ -252,11 +252,11 @@ def outer_gradient(method: Method, episodes) -> dict[str, torch.Tensor]:
     method.prepare(episodes)
     method.zero_grad()
     for chunk in method.chunks(episodes):
-        (method.each(method.task_terms, chunk)["objective"].sum() / len(episodes)).backward()
+        (method.map_tasks(method.task_terms, chunk)["objective"].sum() / len(episodes)).backward()
     return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in method.named_parameters()}
 
 
 def objective(method: Method, episodes) -> torch.Tensor:
     """Return the mean objective over tasks."""
     method.train()
-    return torch.cat([method.each(method.task_terms, c)["objective"] for c in method.chunks(episodes)]).mean()
+    return torch.cat([method.map_tasks(method.task_terms, c)["objective"] for c in method.chunks(episodes)]).mean()

@@ -1,4 +1,4 @@
-"""Episode: the one data type that crosses folders."""
+"""Define the one data type that crosses folders."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -9,7 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Episode:
-    """B few-shot tasks of N ways, K shots and Q queries a class; or one of them, without the axis B.
+    """Hold B few-shot tasks of N ways, K shots and Q queries a class.
+
+    One task alone has no axis B.
 
     Attributes:
         ways: N, a plain number: shapes inside ``vmap`` may not depend on tensors.
@@ -17,12 +19,12 @@ class Episode:
         support_y: ``(B, N*K)`` int64 in [0, N).
         query_x: ``(B, N*Q, C, H, W)``.
         query_y: ``(B, N*Q)``.
-        key: ``(B,)`` int64, the seed of whatever is random about a task (GAN noise, augmentation).
+        key: ``(B,)`` int64, the seed of all random parts of a task: see ``fewshot.streams.TaskStream``.
         fingerprint: ``(B,)`` int64 that names the support and query images and their labels, whatever their order.
         unlabeled_x: ``(B, (N+D)*U, C, H, W)``, U images of each of the N classes and of D distractor classes;
-            None without such images. Their labels are nowhere.
+            None without such images. An episode does not hold their labels.
         unlabeled_query_x: as ``unlabeled_x``, for outer losses; in training only.
-        labeled: ``(B,)`` bool, whether the task's labels are true ones; None where all are. In a task without
+        labeled: ``(B,)`` bool, whether the task's labels are true; None where all labels are true. In a task without
             labels ``support_y`` and ``query_y`` say nothing of the images.
     """
 
@@ -38,26 +40,26 @@ class Episode:
     labeled: Tensor | None = None
 
     def if_labeled(self, value: Tensor, otherwise: float = 0.0) -> Tensor:
-        """``value`` in a task with labels, ``otherwise`` in one without; of one task."""
+        """Return ``value`` if this one task has labels, else ``otherwise``."""
         return value if self.labeled is None else torch.where(self.labeled, value, otherwise)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that are there, by name."""
+        """Return the tensors that are not None, by name."""
         named = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in named if isinstance(value, Tensor)}
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "Episode":
-        """The same tasks with other tensors."""
+        """Return the same tasks with other tensors."""
         return replace(self, **tensors)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.key)
 
     def __getitem__(self, which: int | slice) -> "Episode":
-        """One task without the axis B (an int), or some tasks (a slice)."""
+        """Return one task without the axis B (an int), or some tasks (a slice)."""
         return self.with_tensors({name: value[which] for name, value in self.tensors().items()})
 
     def chunks(self, size: int) -> Iterator["Episode"]:
-        """At most ``size`` tasks at a time."""
+        """Yield at most ``size`` tasks at a time."""
         for start in range(0, len(self), size):
             yield self[start : start + size]

@@ -1,8 +1,8 @@
-"""Random numbers as a pure function of a key and counters, on any device and under ``vmap``.
+"""Make random numbers as a pure function of a key and counters.
 
-A generator with state makes what a task sees depend on what was drawn before it: on the batch
-size, on the number of processes, on where a run was resumed. Here every number is a hash of
-(key, counters), in the manner of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+The same numbers come on any device and under ``vmap``. With a stateful generator a task would depend on all earlier
+draws: on the batch size, on the number of processes, on the step where a run was resumed. Here every number is a hash
+of (key, counters), in the manner of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
 (SC 2011), with the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) as the hash.
 """
 
@@ -19,19 +19,19 @@ _WORD = (1 << 64) - 1
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64, whose products wrap around; shifts made logical by a mask."""
+    """Apply SplitMix64's finaliser to int64, with products that wrap around and logical shifts."""
     x = _fold(x, 30, 0x3FFFFFFFF).mul_(_FIRST)
     x = _fold(x, 27, 0x1FFFFFFFFF).mul_(_SECOND)
     return _fold(x, 31, 0x1FFFFFFFF)
 
 
 def _fold(x: Tensor, shift: int, mask: int) -> Tensor:
-    """``x ^ (x >> shift)``, in one new piece of memory."""
+    """Return ``x ^ (x >> shift)``, with one allocation."""
     return (x >> shift).bitwise_and_(mask).bitwise_xor_(x)
 
 
 def _mix_number(x: int) -> int:
-    """``_mix`` of one number: a tensor of it would cost as much time as one of thousands."""
+    """Return ``_mix`` of one number, which as a tensor would cost the time of thousands."""
     x &= _WORD
     x = ((x ^ (x >> 30)) * _FIRST) & _WORD
     x = ((x ^ (x >> 27)) * _SECOND) & _WORD
@@ -41,24 +41,24 @@ def _mix_number(x: int) -> int:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Counters that have been hashed, for the keys that meet them again and again."""
+    """Hold hashed counters that are used with many keys."""
 
     value: Tensor
 
     @classmethod
-    def first(cls, n: int, device: torch.device) -> "Mixed":
-        """The counters 0 to n - 1."""
+    def from_range(cls, n: int, device: torch.device) -> "Mixed":
+        """Hash the counters 0 to n - 1."""
         return cls(_mix(torch.arange(n, device=device) + _GOLDEN))
 
-    def __getitem__(self, place: Tensor | slice | tuple[EllipsisType, None]) -> "Mixed":
-        return Mixed(self.value.take(place) if isinstance(place, Tensor) else self.value[place])
+    def __getitem__(self, index: Tensor | slice | tuple[EllipsisType, None]) -> "Mixed":
+        return Mixed(self.value.take(index) if isinstance(index, Tensor) else self.value[index])
 
 
 Counter = Tensor | int | Mixed
 
 
 def bits(key: Tensor, *counters: Counter) -> Tensor:
-    """64 random bits as int64 for ``key`` and ``counters``, which broadcast against each other."""
+    """Return 64 random bits as int64 for ``key`` and ``counters``, which broadcast against each other."""
     for counter in counters:
         if isinstance(counter, Mixed):
             mixed: Tensor | int = counter.value
@@ -69,21 +69,21 @@ def bits(key: Tensor, *counters: Counter) -> Tensor:
 
 
 def key(seed: int, *, device: torch.device | str | None = None) -> Tensor:
-    """The root key of a seed: an int64 scalar."""
+    """Return the root key of a seed: an int64 scalar."""
     return torch.tensor(_mix_number(_mix_number(seed + _GOLDEN) + _GOLDEN), device=device)
 
 
 def uniform(key: Tensor, *counters: Counter) -> Tensor:
-    """float64 in the open interval (0, 1), 53 bits each."""
+    """Return float64 numbers in the open interval (0, 1), of 53 bits each."""
     return (((bits(key, *counters) >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
 
 
 def normal(key: Tensor, shape: tuple[int, ...], stream: int = 0) -> Tensor:
-    """Standard normal numbers of ``shape`` in the default dtype, for a scalar ``key``.
+    """Return standard normal numbers of ``shape`` in the default dtype, for a scalar ``key``.
 
-    The inverse of the normal distribution function is applied to uniform numbers; one
-    ``stream`` is independent of the next.
+    The inverse of the normal distribution function is applied to uniform numbers. Streams are independent.
     """
     size = int(torch.Size(shape).numel())
     numbers = uniform(key, stream, torch.arange(size, device=key.device))
-    return torch.special.ndtri(numbers).to(torch.get_default_dtype()).reshape(shape)
+    normals: Tensor = torch.special.ndtri(numbers)
+    return normals.to(torch.get_default_dtype()).reshape(shape)

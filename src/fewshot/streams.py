@@ -38,7 +38,10 @@ class EpisodeStream(IntEnum):
 
 @unique
 class TaskStream(IntEnum):
-    """Name the random parts of a method or a network in one task. A new method adds a line here."""
+    """Name the random parts of methods and networks in one task.
+
+    A new method with random parts adds a line.
+    """
 
     INNER_FAKES = 0
     OUTER_FAKES = 1

@@ -13,7 +13,7 @@ from fewshot.engines import Engine, LoopEngine, VmapEngine
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods import MAML, MatchingNet, MetaGAN, Method
-from fewshot.methods.inner_trajectory import adapting
+from fewshot.methods.inner_trajectory import adapting_method
 from fewshot.methods.matching import class_logits
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks import BatchNorm, Prediction, conv4
@@ -212,13 +212,13 @@ class TestRows:
         method = build(name, VmapEngine()).train()
         method.bn = "transductive"
         with_head(method)
-        terms = method.each(method.task_terms, episodes[:1])
+        terms = method.map_tasks(method.task_terms, episodes[:1])
         assert any(term.startswith("norm/") for term in terms) == METHODS[name].keeps_running_statistics
 
     @pytest.mark.parametrize("name", METHODS)
     def test_adapts(self, name):
         method = build(name, VmapEngine()).eval()
-        assert (method.inner_steps > 0) == METHODS[name].adapts == (adapting(method) is not None)
+        assert (method.inner_steps > 0) == METHODS[name].adapts == (adapting_method(method) is not None)
 
     @pytest.mark.parametrize("name", METHODS)
     def test_needs_unlabelled(self, name, episodes):
@@ -240,7 +240,7 @@ class TestRows:
             assert [row.name for row in ROWS if row.host == name]
             assert metagan(METHODS[name].make, VmapEngine()).features > 0
         else:
-            with pytest.raises(UserError, match="cannot be the classifier of"):
+            with pytest.raises(UserError, match="cannot be the host of"):
                 metagan(METHODS[name].make, VmapEngine())
 
 
@@ -351,7 +351,7 @@ def cancelled(method: Method) -> set[str]:
     for name, layer in method.named_modules():
         if isinstance(layer, MAML) and len(layer.rates):
             prefix = f"{name}." if name else ""
-            rated = layer.adaptation.start(dict(layer.classifier.named_parameters()))
+            rated = layer.adapted.initial(dict(layer.classifier.named_parameters()))
             found |= {
                 f"{prefix}rates.{number}" for number, key in enumerate(rated) if f"{prefix}classifier.{key}" in found
             }

@@ -212,7 +212,7 @@ class TestUnlabeledTasks:
         method = build("protonet", VmapEngine()).train()
         mixed = EpisodeSampler(synthetic_split(), 5, 2, 3, 0, unlabeled_tasks=0.5)(torch.arange(12))
         plain = EpisodeSampler(synthetic_split(), 5, 2, 3, 0)(torch.arange(12))
-        ours, wanted = (method.engine.each(method.task_terms, e) for e in (mixed, plain))
+        ours, wanted = (method.engine.map_tasks(method.task_terms, e) for e in (mixed, plain))
         assert 0 < int(mixed.labeled.sum()) < 12
         expected = torch.where(mixed.labeled, wanted["objective"], 0.0)
         torch.testing.assert_close(ours["objective"], expected)

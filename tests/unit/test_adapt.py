@@ -7,7 +7,7 @@ from torch import nn
 
 from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.errors import UserError
-from fewshot.methods.adapt import ADAPT, Adaptation
+from fewshot.methods.adapt import ADAPT, AdaptedParameters
 from fewshot.networks.norm_layers import Statistics, normalising
 from methods_table import WAYS, baseline, maml, metagan, reptile
 
@@ -118,8 +118,8 @@ class TestLowRank:
 
     def test_starts_at_the_unadapted_network(self, learner):
         params = dict(learner.named_parameters())
-        adaptation = Adaptation(learner, "lora", 3)
-        full = adaptation.full(params, adaptation.start(params))
+        adapted = AdaptedParameters(learner, "lora", 3)
+        full = adapted.merge(params, adapted.initial(params))
         assert full.keys() == params.keys()
         assert all(torch.equal(full[key], value) for key, value in params.items())
 
@@ -128,7 +128,7 @@ class TestLowRank:
         method = made("maml", adapt="lora", rank=3, test_steps=1)
         episode, key = episodes[0], "backbone.layers.3.weight"
         weight = method.classifier.get_parameter(key)
-        a = method.adaptation.start(dict(method.classifier.named_parameters()))[f"{key}.A"]
+        a = method.adapted.initial(dict(method.classifier.named_parameters()))[f"{key}.A"]
         loss = F.cross_entropy(method.classifier(episode.support_x).logits, episode.support_y)
         (gradient,) = torch.autograd.grad(loss, weight)
         wanted = weight - 0.3 * (gradient.flatten(1) @ a.T @ a).view_as(weight)
@@ -136,7 +136,10 @@ class TestLowRank:
         assert a.norm(dim=1).sub(1).abs().max() < 0.5
 
     def test_nothing_of_it_is_saved_and_it_is_always_the_same(self, learner):
-        first, second = Adaptation(learner, "lora", 3), Adaptation(maml(VmapEngine()).classifier, "lora", 3)
+        first, second = (
+            AdaptedParameters(learner, "lora", 3),
+            AdaptedParameters(maml(VmapEngine()).classifier, "lora", 3),
+        )
         assert not first.state_dict()
         params = dict(learner.named_parameters())
         assert all(torch.equal(value, second.start(params)[key]) for key, value in first.start(params).items())

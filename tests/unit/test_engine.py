@@ -79,9 +79,9 @@ def test_stand_ins_do_not_stay():
     """What learn2learn imports and nobody uses must not pass for installed afterwards."""
     code = """
 import importlib.util, sys
-from fewshot.engines.learn2learn import UNUSED, load
+from fewshot.engines.learn2learn import UNUSED, load_learn2learn
 here = {name for name in UNUSED if importlib.util.find_spec(name)}
-load()
+load_learn2learn()
 assert {name for name in UNUSED if name in sys.modules} <= here
 assert {name for name in UNUSED if importlib.util.find_spec(name)} == here
 """
@@ -117,7 +117,7 @@ def peak(steps: int, **settings) -> float:
 
     def step() -> None:
         for chunk in method.chunks(episodes):
-            engine.each(method.task_terms, chunk)["objective"].sum().backward()
+            engine.map_tasks(method.task_terms, chunk)["objective"].sum().backward()
 
     return most_held_mb(step)
 

@@ -5,7 +5,7 @@ import torch
 
 from fewshot.data import EpisodeSampler
 from fewshot.engines import LoopEngine, VmapEngine
-from fewshot.methods.inner_trajectory import adapting, trajectory
+from fewshot.methods.inner_trajectory import adapting_method, logits_by_step
 from methods_table import ROWS, WAYS, build
 from synthetic_data import synthetic_split
 
@@ -29,10 +29,10 @@ def episodes():
 @pytest.mark.parametrize("name", ADAPTING)
 def test_a_trajectory_passes_through_the_fits_of_every_length(name, engine):
     method = build(name, engine).eval()
-    host, tasks, state = adapting(method), episodes(), torch.get_rng_state()
+    host, tasks, state = adapting_method(method), episodes(), torch.get_rng_state()
     before = host.test_steps
     with torch.no_grad():
-        found = trajectory(method, tasks, STEPS)
+        found = logits_by_step(method, tasks, STEPS)
         assert torch.equal(torch.get_rng_state(), state)
         assert (host.test_steps, host.engine) == (before, engine)
         assert found.shape == (3, len(STEPS), 2 * WAYS, WAYS)
@@ -44,7 +44,7 @@ def test_a_trajectory_passes_through_the_fits_of_every_length(name, engine):
 
 @pytest.mark.parametrize("name", [row.name for row in ROWS if not row.adapts])
 def test_methods_without_an_inner_loop_have_none(name):
-    assert adapting(build(name, VmapEngine())) is None
+    assert adapting_method(build(name, VmapEngine())) is None
 
 
 def test_a_failure_on_the_way_leaves_the_method_as_it_was(monkeypatch):
@@ -52,5 +52,5 @@ def test_a_failure_on_the_way_leaves_the_method_as_it_was(monkeypatch):
     method = build("maml", engine).eval()
     monkeypatch.setattr(method, "predictor", lambda episode: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        trajectory(method, episodes(), STEPS)
+        logits_by_step(method, episodes(), STEPS)
     assert (method.test_steps, method.engine) == (3, engine)

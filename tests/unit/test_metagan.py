@@ -14,7 +14,7 @@ from fewshot.engines import VmapEngine
 from fewshot.errors import UserError
 from fewshot.methods import MetaGAN, NearestNeighbour
 from fewshot.methods.gan_losses import fake_loss, real_loss
-from fewshot.methods.metagan import spread
+from fewshot.methods.metagan import pixel_variance
 from fewshot.networks import Generator, TaskEncoder
 from fewshot.networks.gan import Aggregation
 from methods_table import maml, metagan, protonet
@@ -40,7 +40,7 @@ def test_outer_real_term_is_over_unlabelled_query_images_else_unlabelled_ones_el
         (replace(task, unlabeled_query_x=None), task.unlabeled_x),
         (replace(task, unlabeled_query_x=None, unlabeled_x=None), task.query_x),
     ):
-        wanted = real_loss(method.real(predict(images)))
+        wanted = real_loss(method.real_log_odds(predict(images)))
         torch.testing.assert_close(method.task_terms(given)["real_loss"], wanted)
 
 
@@ -76,8 +76,8 @@ def test_a_task_without_labels_has_the_real_and_fake_terms_only(host, tasks):
     assert terms["accuracy"].isnan()
     predict = method.fit_task(task)
     fakes = method.generate(task, None, stream=1)
-    wanted = 0.5 * real_loss(method.real(predict(task.unlabeled_query_x))) + 0.5 * fake_loss(
-        method.real(predict(fakes))
+    wanted = 0.5 * real_loss(method.real_log_odds(predict(task.unlabeled_query_x))) + 0.5 * fake_loss(
+        method.real_log_odds(predict(fakes))
     )
     torch.testing.assert_close(terms["loss"], wanted)
 
@@ -134,9 +134,9 @@ def test_codes_of_a_set_are_put_together_whatever_their_order(kind, float64):
 
 def test_diversity_is_0_for_one_image_and_1_for_images_like_the_real_ones(tasks):
     images = tasks.query_x[0]
-    assert float(spread(images[:1].expand(7, -1, -1, -1))) < 1e-30
+    assert float(pixel_variance(images[:1].expand(7, -1, -1, -1))) < 1e-30
     by_hand = (images - images.mean(0, keepdim=True)).pow(2).mean()
-    torch.testing.assert_close(spread(images), by_hand)
+    torch.testing.assert_close(pixel_variance(images), by_hand)
 
 
 def test_hosts_without_the_interface_are_refused():
@@ -145,8 +145,8 @@ def test_hosts_without_the_interface_are_refused():
     schedule = partial(float)
     for host, message in (
         (NearestNeighbour(engine=VmapEngine(), bn="transductive"), "NearestNeighbour learns no features"),
-        (torch.nn.Linear(2, 2), "Linear cannot be the classifier of MetaGAN"),
-        (metagan(maml, VmapEngine()), "MetaGAN cannot be the classifier of MetaGAN"),
+        (torch.nn.Linear(2, 2), "Linear cannot be the host of MetaGAN"),
+        (metagan(maml, VmapEngine()), "MetaGAN cannot be the host of MetaGAN"),
     ):
         with pytest.raises(UserError, match=message):
             MetaGAN(host, *parts, optimizer, schedule)

@@ -88,7 +88,7 @@ def test_settings_are_checked(options, message):
 
 @pytest.mark.parametrize("host", [n_pair, baseline, reptile])
 def test_a_method_with_a_training_loss_of_its_own_is_no_host_of_metagan(host):
-    with pytest.raises(UserError, match="is not trained by the loss of a query set: it cannot be the classifier"):
+    with pytest.raises(UserError, match="is not trained by the loss of a query set: it cannot be the host of MetaGAN"):
         metagan(host, VmapEngine())
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fewshot.networks.norm_layers import BatchNorm, Statistics, norm, normalising, recording
+from fewshot.networks.norm_layers import BatchNorm, Statistics, make_norm, normalising, recording
 
 
 @pytest.fixture
@@ -68,6 +68,6 @@ def test_source_is_put_back_after_an_error(layer):
 
 def test_unknown_norm_and_odd_groups_are_refused():
     with pytest.raises(ValueError, match="choose one of"):
-        norm("instance", 8)
+        make_norm("instance", 8)
     with pytest.raises(ValueError, match="multiple of 8"):
-        norm("group", 12)
+        make_norm("group", 12)

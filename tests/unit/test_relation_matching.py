@@ -138,7 +138,7 @@ def test_running_statistics_of_relation_are_of_the_query_pass(task):
     torch.manual_seed(0)
     method = made(relation(VmapEngine(), bn="running")).train()
     with torch.no_grad():
-        _, terms = method.classify(method.fit_task(task), task.query_x)
+        _, terms = method.predict_queries(method.fit_task(task), task.query_x)
         with recording(method.relation.backbone) as seen:
             method.relation.backbone(task.query_x)
     for layer, passes in enumerate(seen):

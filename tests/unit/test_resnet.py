@@ -9,7 +9,7 @@ from fewshot import rng
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.networks import conv4, resnet12, resnet18
-from fewshot.networks.drop_block import DropBlock, drawing
+from fewshot.networks.drop_block import DropBlock, with_task_key
 from methods_table import maml, outer_gradient, protonet
 from synthetic_data import synthetic_split
 
@@ -94,7 +94,7 @@ def test_too_small_images_are_refused():
 
 class TestDropBlock:
     def masked(self, layer: DropBlock, key: int, x: torch.Tensor) -> torch.Tensor:
-        with drawing(layer, rng.key(key)):
+        with with_task_key(layer, rng.key(key)):
             return layer(x)
 
     def test_squares_are_dropped_at_the_rate(self):
@@ -115,11 +115,11 @@ class TestDropBlock:
     def test_masks_are_a_function_of_task_layer_and_pass(self):
         x = torch.ones(3, 2, 9, 9)
         network = torch.nn.Sequential(DropBlock(0.3, 3), DropBlock(0.3, 3))
-        with drawing(network, rng.key(0)):
+        with with_task_key(network, rng.key(0)):
             first = [layer(x) for layer in network]
             second = network[0](x)
         torch.rand(5)
-        with drawing(network, rng.key(0)):
+        with with_task_key(network, rng.key(0)):
             again = network[0](x)
         assert torch.equal(again, first[0])
         for other in (first[1], second, self.masked(network[0], 1, x)):
@@ -142,7 +142,7 @@ def test_a_task_is_dropped_alike_whatever_is_computed_beside_it(tasks):
     method = protonet(VmapEngine(2))
     method.backbone = NETWORKS["resnet12"]()
     method.train()
-    together, alone = (method.each(method.task_terms, part)["loss"] for part in (tasks, tasks[1:]))
+    together, alone = (method.map_tasks(method.task_terms, part)["loss"] for part in (tasks, tasks[1:]))
     torch.testing.assert_close(together[1:], alone, rtol=1e-9, atol=1e-12)
     method.backbone.layers[2].end[2].rate = 0.0
-    assert not torch.allclose(method.each(method.task_terms, tasks)["loss"], together)
+    assert not torch.allclose(method.map_tasks(method.task_terms, tasks)["loss"], together)

@@ -16,7 +16,7 @@ from fewshot.data.sampler import EpisodeSampler
 from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.errors import UserError
 from fewshot.methods import MaskedSoftKMeans, PseudoLabels, SoftKMeans
-from fewshot.methods.soft_kmeans import statistics
+from fewshot.methods.soft_kmeans import distance_statistics
 from fewshot.networks import Prediction
 from fewshot.networks.norm_layers import Statistics, normalising
 from methods_table import ROWS, build, maml, metagan, outer_gradient, protonet
@@ -73,11 +73,11 @@ class TestMaskedSoftKMeans:
     def test_statistics_are_those_of_scipy(self):
         x = np.random.default_rng(0).gamma(2.0, size=(9, 4))
         columns = [x.min(0), x.max(0), x.var(0), stats.skew(x), stats.kurtosis(x)]
-        torch.testing.assert_close(statistics(torch.tensor(x)), torch.tensor(np.stack(columns, axis=1)))
+        torch.testing.assert_close(distance_statistics(torch.tensor(x)), torch.tensor(np.stack(columns, axis=1)))
 
     def test_statistics_of_equal_rows(self):
         for rows in (1, 4):
-            assert statistics(torch.full((rows, 2), 1.0)).tolist() == [[1.0, 1.0, 0.0, 0.0, -3.0]] * 2
+            assert distance_statistics(torch.full((rows, 2), 1.0)).tolist() == [[1.0, 1.0, 0.0, 0.0, -3.0]] * 2
 
     def test_by_loops(self):
         """With the statistics of scipy, the MLP and the mask written out."""

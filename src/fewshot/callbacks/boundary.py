@@ -80,6 +80,6 @@ class DecisionBoundary(pl.Callback):
             "query_y": episode.query_y,
         }
         if isinstance(method, MetaGAN):
-            arrays["real"] = method.real(prediction).sigmoid().view(square)
+            arrays["real"] = method.real_log_odds(prediction).sigmoid().view(square)
         generated = method.pictures(episode).get("generated")
         return arrays if generated is None else arrays | {"generated": generated.flatten(1)}

@@ -8,8 +8,8 @@ import torch
 
 from fewshot.figures.inner_steps import Curve, draw_inner_steps
 from fewshot.methods import Method
-from fewshot.methods.base import scores
-from fewshot.methods.inner_trajectory import adapting, trajectory
+from fewshot.methods.base import task_scores
+from fewshot.methods.inner_trajectory import adapting_method, logits_by_step
 
 
 class InnerSteps(pl.Callback):
@@ -30,7 +30,7 @@ class InnerSteps(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Method)
-        host = adapting(pl_module)
+        host = adapting_method(pl_module)
         if host is None or not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -40,8 +40,8 @@ class InnerSteps(pl.Callback):
         with trainer.precision_plugin.test_step_context():
             for numbers in torch.arange(min(self.episodes, data.task.test_episodes)).split(data.eval_batch):
                 episodes = sampler(numbers)
-                logits = trajectory(pl_module, episodes, steps)  # (B, S, N*Q, N)
-                each = [scores(logits[:, place], episodes.query_y) for place in range(len(steps))]
+                logits = logits_by_step(pl_module, episodes, steps)  # (B, S, N*Q, N)
+                each = [task_scores(logits[:, place], episodes.query_y) for place in range(len(steps))]
                 parts.append(torch.stack([torch.stack([of["accuracy"], of["loss"]]) for of in each]).cpu())
         accuracy, loss = torch.cat(parts, dim=2).double().numpy().transpose(1, 0, 2)
         curve = Curve.from_tasks(steps, accuracy, loss)

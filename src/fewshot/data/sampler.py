@@ -108,7 +108,7 @@ class EpisodeSampler:
         self.absent = self.every_image >= self.counts[:, None]  # (classes, images)
         self.uneven = bool(self.absent.any())
         most = (ways + distractors) * max(shots, queries, unlabeled, unlabeled_query)  # images of a set
-        self.numbers = rng.Mixed.first(max(len(split.images), len(self.every_class), most, 4), device)
+        self.numbers = rng.Mixed.from_range(max(len(split.images), len(self.every_class), most, 4), device)
         self.without_label = self._choose_without_label(label_fraction) if label_fraction < 1 else None
         self._check()
         self.groups = self._find_groups() if within else None

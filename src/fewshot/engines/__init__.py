@@ -1,4 +1,4 @@
-"""Engines that run the task axis and the inner loop."""
+"""Run the axis of tasks and the inner loop."""
 
 from fewshot.engines.engine import Engine, LoopEngine, VmapEngine
 

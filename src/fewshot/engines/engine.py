@@ -1,7 +1,7 @@
-"""Engines: how a task axis and an inner loop run.
+"""Map a function of one task over many tasks, and take gradient steps inside.
 
-A method writes what happens in one episode. An engine runs it for every episode of a batch and owns
-the gradient steps inside, so engines are interchangeable and one test compares them.
+A method describes one episode. An engine applies the method to every episode of a batch and owns the gradient
+steps inside, so engines are interchangeable and one test compares them.
 """
 
 from abc import ABC, abstractmethod
@@ -19,12 +19,12 @@ TaskFunction = Callable[[Episode], dict[str, Tensor]]
 
 
 class Engine(ABC):
-    """Runs one-task functions over the task axis.
+    """Apply functions of one task to all tasks of a batch.
 
     Args:
-        chunk: tasks computed together; None chooses it from the size of a task.
-        checkpoint: under second order keep no graph of the inner steps, but compute each again in the
-            backward pass: one step's memory instead of all, for about half as much time again. One task at a time.
+        chunk: tasks computed together; None chooses the number by the size of a task.
+        checkpoint: under second order keep no graph of the inner steps, but repeat each step in the
+            backward pass: the memory of one step instead of all steps, for half as much time again. One task at a time.
     """
 
     def __init__(self, chunk: int | None = None, checkpoint: bool = False) -> None:
@@ -32,28 +32,33 @@ class Engine(ABC):
             raise UserError(f"engine.chunk={chunk}: must be at least 1, or null to choose it")
         if checkpoint and chunk not in (None, 1):
             raise UserError(f"engine.checkpoint=true takes one task at a time: engine.chunk={chunk} cannot be had")
-        self.chunk, self.checkpoint = 1 if checkpoint else chunk, checkpoint
+        self.chunk = 1 if checkpoint else chunk
+        self.checkpoint = checkpoint
 
     @abstractmethod
     def default_chunk(self, episodes: Episode, adapts: bool) -> int:
-        """Tasks computed together when ``chunk`` is None."""
+        """Return the number of tasks computed together when ``chunk`` is None."""
 
     @abstractmethod
-    def each(self, function: TaskFunction, episodes: Episode) -> dict[str, Tensor]:
-        """``function`` of every task, its outputs stacked along a first axis of ``len(episodes)``."""
+    def map_tasks(self, function: TaskFunction, episodes: Episode) -> dict[str, Tensor]:
+        """Apply a function to every task and stack the outputs."""
 
     def chunks(self, episodes: Episode, adapts: bool) -> Iterator[Episode]:
-        """The batch in pieces that are computed together: the caller runs backward on each, which frees its graph.
+        """Split a batch into pieces that are computed together.
 
-        ``adapts`` says whether each task has weights of its own.
+        The caller runs backward on each piece, which frees the graph of the piece.
+
+        Args:
+            episodes: the batch.
+            adapts: whether each task has weights of its own.
         """
         return episodes.chunks(self.chunk or self.default_chunk(episodes, adapts))
 
     def descend(self, loss: InnerLoss, params: Params, rates: Rates, steps: int, second_order: bool) -> Params:
-        """Gradient descent in one task: ``params`` after ``steps`` steps.
+        """Return ``params`` after ``steps`` steps of gradient descent in one task.
 
-        First order treats inner gradients as constants: the result depends on ``params`` (and on
-        ``rates``) as if they were, and no graph of an inner pass is kept.
+        First order treats inner gradients as constants: the result depends on ``params`` and ``rates`` through the
+        subtraction alone, and no graph of an inner pass is kept.
         """
 
         def after(params: Params, step: int) -> Params:
@@ -64,7 +69,7 @@ class Engine(ABC):
         again = self.checkpoint and graph
         fixed = {name: rate for name, rate in rates.items() if not isinstance(rate, Tensor)}
         for step in range(steps):
-            if step and not graph and len(fixed) == len(rates):  # what the first step began from is not ours
+            if step and not graph and len(fixed) == len(rates):  # the first step may not change the caller's tensors
                 descend_in_place(loss, params, fixed, step)
                 continue
             params = checkpoint(after, params, step, use_reentrant=False) if again else after(params, step)
@@ -72,10 +77,11 @@ class Engine(ABC):
 
 
 class VmapEngine(Engine):
-    """``torch.func.vmap`` over tasks, a chunk at a time; convolutions of per-task weights become matrix products."""
+    """Map ``torch.func.vmap`` over the tasks of a chunk."""
 
-    # Measured on two cores: more tasks amortise what a call costs, until memory is what they cost.
-    most_tasks, most_pixels = 32, 800_000
+    # Measured on two cores: more tasks share the cost of a call, until memory is the limit.
+    most_tasks = 32
+    most_pixels = 800_000
 
     def default_chunk(self, episodes: Episode, adapts: bool) -> int:
         if episodes.support_x.is_cuda:
@@ -85,18 +91,18 @@ class VmapEngine(Engine):
         pixels = sum(x[0, :, 0].numel() for x in (episodes.support_x, episodes.query_x))
         return max(1, min(self.most_tasks, self.most_pixels // pixels))
 
-    def each(self, function: TaskFunction, episodes: Episode) -> dict[str, Tensor]:
+    def map_tasks(self, function: TaskFunction, episodes: Episode) -> dict[str, Tensor]:
         if len(episodes) == 1:  # shared weights and plain convolutions, without the cost of a batching rule
             return {name: value[None] for name, value in function(episodes[0]).items()}
         return torch.func.vmap(lambda tensors: function(episodes.with_tensors(tensors)))(episodes.tensors())
 
 
 class LoopEngine(Engine):
-    """A Python loop over tasks with ``torch.autograd``: slower, plain, and the check of the other."""
+    """Loop over tasks in Python: slower and plain, the check of ``VmapEngine``."""
 
     def default_chunk(self, episodes: Episode, adapts: bool) -> int:
         return 1
 
-    def each(self, function: TaskFunction, episodes: Episode) -> dict[str, Tensor]:
+    def map_tasks(self, function: TaskFunction, episodes: Episode) -> dict[str, Tensor]:
         outputs = [function(episodes[task]) for task in range(len(episodes))]
         return {name: torch.stack([output[name] for output in outputs]) for name in outputs[0]}

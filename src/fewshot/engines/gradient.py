@@ -1,4 +1,4 @@
-"""Take the gradient of an inner loss, of one task or under ``vmap`` of each of many tasks.
+"""Differentiate an inner loss, of one task or of each task under ``vmap``.
 
 Tasks do not meet in their losses: plain autograd of the sum over tasks, below ``vmap``, gives each task its own
 gradient. ``torch.func.grad`` inside ``vmap`` does too, but a second layer of wrapped tensors doubles the cost of a
@@ -68,7 +68,7 @@ def _subtract_gradient(rate: float, leaf: Tensor) -> None:
 
 
 class _Vmap:
-    """Convert tensors between one task, as seen inside the running ``vmap``, and all tasks stacked below it."""
+    """Convert tensors between one task inside ``vmap`` and all tasks, stacked below ``vmap``."""
 
     def __init__(self) -> None:
         interpreter = retrieve_current_functorch_interpreter()
@@ -85,7 +85,7 @@ class _Vmap:
         return {name: _add_batch_dim(value, 0, self.level) for name, value in params.items()}
 
     def stacked_loss(self, loss: InnerLoss) -> InnerLoss:
-        """Return the loss of one task as a function of stacked parameters to the losses of all tasks."""
+        """Return a function from stacked parameters to the losses of all tasks."""
 
         def losses(stacked: Params, step: int) -> Tensor:
             value: Tensor = _remove_batch_dim(loss(self.split(stacked), step), self.level, self.tasks, 0)

@@ -1,4 +1,4 @@
-"""learn2learn's own inner loop as an engine: the reference that others are tested against.
+"""Run learn2learn's own inner loop: the reference of the other engines.
 
 Arnold et al., "learn2learn: a library for meta-learning research", 2020, version 0.2.0.
 """
@@ -19,12 +19,12 @@ from fewshot.engines.gradient import InnerLoss, Params, Rates
 from fewshot.errors import UserError
 
 INSTALL = "pip install --no-deps -r requirements-learn2learn.txt"
-# What it imports on the way to parts that nobody here uses.
+# learn2learn imports these modules for parts that nobody here uses.
 UNUSED = ("gym", "qpth", "torchvision")
 
 
 class Learn2LearnEngine(LoopEngine):
-    """A loop over tasks whose inner steps are ``learn2learn.algorithms.MAML.clone()`` and ``.adapt()``.
+    """Loop over tasks with the inner steps of ``learn2learn.algorithms.MAML``.
 
     Raises:
         UserError: learn2learn cannot be imported.
@@ -34,10 +34,14 @@ class Learn2LearnEngine(LoopEngine):
         if checkpoint:
             raise UserError("engine.checkpoint=true: learn2learn has no such thing; choose engine=vmap or loop")
         super().__init__(chunk)
-        self.maml = load().algorithms.MAML
+        self.maml = load_learn2learn().algorithms.MAML
 
     def descend(self, loss: InnerLoss, params: Params, rates: Rates, steps: int, second_order: bool) -> Params:
-        """See ``Engine``; of one rate for all parameters, as learn2learn knows no other."""
+        """Descend as ``Engine.descend``, with one rate for all parameters.
+
+        Raises:
+            UserError: parameters have different rates, which learn2learn does not know.
+        """
         values = {rate for rate in rates.values() if isinstance(rate, float)}
         if len(values) != 1 or len(values) != len(set(map(id, rates.values()))):
             raise UserError("engine=learn2learn takes one inner rate for all parameters: choose engine=vmap or loop")
@@ -52,7 +56,7 @@ class Learn2LearnEngine(LoopEngine):
 
 
 class _Parameters(nn.Module):
-    """Tensors as a module, which is what learn2learn clones."""
+    """Hold tensors as a module, which learn2learn clones."""
 
     def __init__(self, params: Params) -> None:
         super().__init__()
@@ -61,14 +65,15 @@ class _Parameters(nn.Module):
             self._parameters[f"{number}"] = value  # type: ignore[assignment]
 
     def named(self) -> Params:
+        """Return the tensors by their names."""
         return dict(zip(self.names, self._parameters.values(), strict=True))  # type: ignore[arg-type]
 
 
-def load() -> ModuleType:
-    """The module ``learn2learn``, with stand-ins for those of ``UNUSED`` that are not there or do not import.
+def load_learn2learn() -> ModuleType:
+    """Import ``learn2learn``, with stand-ins for missing modules of ``UNUSED``.
 
     Raises:
-        UserError: it is not installed.
+        UserError: learn2learn is not installed.
     """
     missing = [name for name in UNUSED if not _imports(name)]
     finder = _StandIns(missing)
@@ -80,7 +85,7 @@ def load() -> ModuleType:
     finally:
         sys.meta_path.remove(finder)
         for name in [name for name in sys.modules if name.split(".")[0] in missing]:
-            del sys.modules[name]  # nobody else shall take a stand-in for the real one
+            del sys.modules[name]  # nobody else may take a stand-in for the real module
 
 
 def _imports(name: str) -> bool:
@@ -94,7 +99,7 @@ def _imports(name: str) -> bool:
 
 
 class _StandIns(MetaPathFinder, Loader):
-    """Modules that have every name, each a class: some are called, some inherited from."""
+    """Find modules whose every name is a class, to call or to inherit from."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names

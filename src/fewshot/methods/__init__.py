@@ -1,4 +1,4 @@
-"""Few-shot methods, one file each."""
+"""Collect the few-shot methods, one file each."""
 
 from fewshot.methods.base import Method
 from fewshot.methods.baseline import Baseline

@@ -1,13 +1,13 @@
-"""What adapts: which tensors an inner loop moves, and how they become the parameters of a network.
+"""Choose the parameters of a network that an inner loop adapts.
 
-- ``all``, ``head``, ``body``: the parameters of the whole classifier, of its last layer, of all but that.
+- ``all``, ``head``, ``body``: the parameters of the whole classifier, of its last layer, of all other layers.
 - ``norm``: scales and shifts of the normalisation layers; ``bias``: all biases (BitFit, Ben Zaken et al. 2022);
-  ``lora``: a low-rank change of every convolution and linear layer (Hu et al. 2022). With each of these the head
-  moves too, since a task brings classes of its own.
+  ``lora``: a low-rank change of every convolution and linear layer (Hu et al. 2022). With each of these settings
+  the head adapts too, since a task brings classes of its own.
 
 LoRA takes a weight W, flattened to (out, in), to W + B A, with A (rank, in) and B (out, rank). B starts at 0, so that
-a task begins at the unadapted network. A starts random, the same for every task and every run: nothing of it is
-learned or saved, and a checkpoint can be tested with any of the settings.
+a task begins at the unadapted network. A is random, the same for every task and every run: A is neither learned nor
+saved, and a checkpoint can be tested with any of the settings.
 
 Differs from the paper (Hu et al.): no factor alpha / rank. Rows of A have a length of about 1, so that the first step
 is that of gradient descent on W at the same rate, projected onto ``rank`` random directions of its inputs.
@@ -24,16 +24,18 @@ ADAPT = ("all", "head", "body", "norm", "bias", "lora")
 Params = dict[str, Tensor]
 
 
-class Adaptation(nn.Module):
-    """The tensors that move, by name: ``backbone.*`` and ``head.*`` as in the network, those of LoRA with A and B.
+class AdaptedParameters(nn.Module):
+    """Name the adapted tensors and put adapted values into the network's parameters.
+
+    Names are ``backbone.*`` and ``head.*``, as in the network; with LoRA also ``<weight>.A`` and ``<weight>.B``.
 
     Args:
-        network: a classifier with a ``backbone`` and a ``head``; it is looked at, not held.
-        adapt: see above.
-        rank: of LoRA.
+        network: a classifier with a ``backbone`` and a ``head``; the object keeps no reference to the network.
+        adapt: the setting ``method.adapt``.
+        rank: the rank of LoRA.
 
     Raises:
-        UserError: there is no such setting, or nothing in the backbone for it to move.
+        UserError: the setting is unknown, or the backbone has no such parameters.
     """
 
     def __init__(self, network: nn.Module, adapt: str, rank: int = 4) -> None:
@@ -44,8 +46,7 @@ class Adaptation(nn.Module):
             raise UserError(f"method.rank={rank}: must be at least 1")
         self.rank = rank
         self.low_rank: list[str] = []  # weights that have an A and a B
-        moved = {name: _moves(adapt, name, network) for name, _ in network.named_parameters()}
-        self.whole = [name for name, moves in moved.items() if moves]
+        self.whole = [name for name, _ in network.named_parameters() if _adapts_whole(adapt, name, network)]
         if adapt == "lora":
             for name, layer in network.get_submodule("backbone").named_modules(prefix="backbone"):
                 if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -59,8 +60,8 @@ class Adaptation(nn.Module):
         self.register_buffer(_buffer(name), a, persistent=False)
         self.low_rank.append(name)
 
-    def start(self, params: Params) -> Params:
-        """What moves, where a task begins; ``params`` are the network's, by name."""
+    def initial(self, params: Params) -> Params:
+        """Return the adapted tensors at the start of a task; ``params`` are the network's parameters."""
         fast = {name: params[name] for name in self.whole}
         for name in self.low_rank:
             weight = params[name]
@@ -69,21 +70,21 @@ class Adaptation(nn.Module):
             fast[f"{name}.B"] = weight.new_zeros(len(weight), self.rank) + zero
         return fast
 
-    def full(self, params: Params, fast: Params) -> Params:
-        """The network's parameters with ``fast`` in place."""
+    def merge(self, params: Params, fast: Params) -> Params:
+        """Return the network's parameters with the adapted tensors ``fast`` in place."""
         replaced = {name: fast[name] for name in self.whole}
         for name in self.low_rank:
             replaced[name] = params[name] + (fast[f"{name}.B"] @ fast[f"{name}.A"]).view(params[name].shape)
         return params | replaced
 
     def count(self, params: Params) -> int:
-        """How many numbers move."""
+        """Return how many numbers adapt."""
         with torch.no_grad():
-            return sum(value.numel() for value in self.start(params).values())
+            return sum(value.numel() for value in self.initial(params).values())
 
 
-def _moves(adapt: str, name: str, network: nn.Module) -> bool:
-    """Whether a parameter moves as a whole."""
+def _adapts_whole(adapt: str, name: str, network: nn.Module) -> bool:
+    """Return whether a parameter adapts as a whole."""
     if name.startswith("head."):
         return adapt != "body"
     layer, _, own = name.rpartition(".")
@@ -93,4 +94,5 @@ def _moves(adapt: str, name: str, network: nn.Module) -> bool:
 
 
 def _buffer(name: str) -> str:
+    """Return the name of the buffer of A, which may have no dots."""
     return name.replace(".", "/")

@@ -1,4 +1,4 @@
-"""What all methods share: the meta-step, evaluation, logging.
+"""Train, evaluate and log any method.
 
 A method has a ``network`` and writes ``fit_task``: adapt to the support set of one episode and return a
 predictor. The engine adds the task axis. One step is one meta-batch, however many optimisers a method has.
@@ -21,7 +21,7 @@ from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.bn_protocol import BatchNormProtocol
 from fewshot.methods.predictor import ExtraLoss, Predictor
-from fewshot.networks.drop_block import drawing
+from fewshot.networks.drop_block import with_task_key
 from fewshot.schedule import Schedule, budget_spent, constant, scale_rate, with_initial_rate
 
 Terms = dict[str, Tensor]
@@ -29,13 +29,13 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class Method(BatchNormProtocol):
-    """A few-shot learner.
+    """Train a few-shot method by meta-steps, and score it on test tasks.
 
     Args:
         engine: runs the task axis and inner loops.
         bn: see ``BatchNormProtocol``.
-        optimizer: of the outer loop, made from the parameters; None for a method without any.
-        schedule: factor of its learning rate over the budget.
+        optimizer: makes the optimiser of the outer loop; None for a method without parameters.
+        schedule: factor of the learning rate over the budget.
         clip_norm, clip_value: limits of the outer gradient's norm and of its entries.
         sum_tasks: the outer loss is the sum over the meta-batch, not the mean.
     """
@@ -56,67 +56,85 @@ class Method(BatchNormProtocol):
         super().__init__(bn)
         self.automatic_optimization = False
         self.engine = engine
-        self.make_optimizer, self.schedule = optimizer, schedule
-        self.clip_norm, self.clip_value, self.sum_tasks = clip_norm, clip_value, sum_tasks
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.sum_tasks = sum_tasks
         self._window: list[Tensor] = []
         # Metrics, which sum over processes: Lightning's own mean counts unequal batches as integers.
-        self.val_accuracy, self.val_loss = MeanMetric(), MeanMetric()
+        self.val_accuracy = MeanMetric()
+        self.val_loss = MeanMetric()
 
     # What a method writes
 
     @property
     def features(self) -> int:
-        """D, the length of ``Prediction.features``, where features are learned."""
-        raise UserError(f"{type(self).__name__} learns no features: it cannot be the classifier of another method")
+        """Return D, the length of ``Prediction.features``.
+
+        Raises:
+            UserError: the method learns no features.
+        """
+        raise UserError(f"{type(self).__name__} learns no features: it cannot be the host of MetaGAN")
 
     @property
     def adapted_parameters(self) -> int:
-        """How many numbers fitting a task moves by gradient descent; of a method around another, those of that."""
-        return sum(part.adapted_parameters for part in self.children() if isinstance(part, Method))
+        """Return how many numbers gradient descent adapts to a task; for MetaGAN, the host's count."""
+        return sum(host.adapted_parameters for host in self.children() if isinstance(host, Method))
 
     @abstractmethod
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         """Adapt to the support set of one task (no task axis).
 
-        ``extra`` is added to the support loss of methods that have one; others ignore it.
+        Everything learned that the prediction depends on belongs into ``Predictor.state``: the prediction may not
+        read parameters from ``self``.
+
+        Args:
+            episode: one task.
+            extra: a further term of the support loss; methods without a support loss ignore the term.
         """
 
     def task_terms(self, episode: Episode) -> Terms:
-        """The scalars of one training task: ``objective`` is differentiated, the rest is logged.
+        """Return the scalars of one training task: ``objective`` is differentiated, the rest is logged.
 
-        A term that a task does not have, such as the accuracy of one without labels, is not-a-number.
+        A term that a task does not have is not-a-number, such as the accuracy of a task without labels.
         """
         return self.query_terms(self.fit_task(episode), episode)
 
     def query_terms(self, predict: Predictor, episode: Episode) -> Terms:
-        """Those of ``predict`` on the query images."""
-        prediction, statistics = self.classify(predict, episode.query_x)
+        """Return loss, accuracy and objective of ``predict`` on the query images."""
+        prediction, statistics = self.predict_queries(predict, episode.query_x)
         loss = episode.if_labeled(self.query_loss(prediction.logits, episode.query_y))
         right = episode.if_labeled(accuracy(prediction.logits, episode.query_y), float("nan"))
         return {"objective": loss, "loss": loss, "accuracy": right} | statistics
 
     def query_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The outer loss of query images: cross-entropy."""
+        """Return the outer loss of query images: cross-entropy."""
         return F.cross_entropy(logits, labels)
 
     def chunks(self, episodes: Episode) -> Iterator[Episode]:
+        """Split a batch into the pieces that the engine computes together."""
         return self.engine.chunks(episodes, adapts=self.inner_steps > 0)
 
-    def each(self, function: TaskFunction, episodes: Episode) -> Terms:
-        """``function`` of every task, stacked; what a network drops at random is decided by the task's key."""
+    def map_tasks(self, function: TaskFunction, episodes: Episode) -> Terms:
+        """Apply a function to every task and stack the outputs.
+
+        DropBlock follows the key of each task.
+        """
 
         def keyed(episode: Episode) -> Terms:
-            with drawing(self.network, episode.key):
+            with with_task_key(self.network, episode.key):
                 return function(episode)
 
-        return self.engine.each(keyed, episodes)
+        return self.engine.map_tasks(keyed, episodes)
 
     def prepare(self, episodes: Episode) -> None:
-        """Set what starts from data, before the first step is taken on ``episodes``; most methods have nothing."""
+        """Set the parameters that start from data, before the first step."""
 
     # Training
 
     def training_step(self, episodes: Episode, batch_idx: int) -> None:
+        """Take one meta-step on a meta-batch."""
         step = self.trainer.global_step
         if step == 0:
             self.prepare(episodes)
@@ -125,31 +143,35 @@ class Method(BatchNormProtocol):
         for optimizer, schedule in zip(optimizers, self.schedules(), strict=True):
             optimizer.zero_grad()
             scale_rate(optimizer, schedule(step, spent))
-        parts: list[Terms] = []
+        done: list[Terms] = []
         for chunk in self.chunks(episodes):
-            terms = self.each(self.task_terms, chunk)
+            terms = self.map_tasks(self.task_terms, chunk)
             self.manual_backward(terms.pop("objective").sum())
-            parts.append({name: values.detach() for name, values in terms.items()})
+            done.append({name: values.detach() for name, values in terms.items()})
         tasks = self.trainer.datamodule.task.meta_batch  # type: ignore[attr-defined]
         distributed.sum_gradients(self.parameters(), 1.0 if self.sum_tasks else 1 / tasks)
-        every = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        self._watch(distributed.reduce_sum(every["loss"].sum()), step)
+        every = {name: torch.cat([chunk_terms[name] for chunk_terms in done]) for name in done[0]}
+        self._note_divergence(distributed.reduce_sum(every["loss"].sum()), step)
         self._update_statistics(every, tasks)
         self.update(optimizers, step)
         self._log_window(every, step)
 
     def update(self, optimizers: list[Any], step: int) -> None:
-        """Clip and step. Only the first optimiser's step is counted, so a step of the trainer is a meta-batch."""
+        """Clip gradients and step.
+
+        The trainer counts the first optimiser's step only: one step is one meta-batch.
+        """
         for number, optimizer in enumerate(optimizers):
             clip_gradients(optimizer, self.clip_norm, self.clip_value)
             (optimizer if number == 0 else optimizer.optimizer).step()
 
     def configure_optimizers(self) -> list[Optimizer]:
+        """Make the optimiser of all parameters."""
         assert self.make_optimizer is not None, f"{type(self).__name__} has nothing to train"
         return [with_initial_rate(self.make_optimizer(self.parameters()))]
 
     def schedules(self) -> list[Schedule]:
-        """One for each optimiser."""
+        """Return the schedule of each optimiser."""
         return [self.schedule]
 
     def _optimizers(self) -> list[Any]:
@@ -157,16 +179,21 @@ class Method(BatchNormProtocol):
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def on_fit_start(self) -> None:
+        """Refuse precisions that inner loops cannot have."""
         if self.trainer.precision == "16-mixed":
             raise UserError(
                 "trainer.precision=16-mixed scales losses, which inner loops do not: use bf16-mixed or 32-true"
             )
 
     def on_train_start(self) -> None:
+        """Begin to watch for losses that are not finite."""
         self._diverged_at = torch.tensor(-1, device=self.device)
 
-    def _watch(self, loss: Tensor, step: int) -> None:
-        """Note the first step whose loss is not finite; on a CPU stop there, on a GPU at the next log."""
+    def _note_divergence(self, loss: Tensor, step: int) -> None:
+        """Note the first loss that is not finite.
+
+        A CPU run stops there, a GPU run at the next log.
+        """
         bad = ~torch.isfinite(loss) & (self._diverged_at < 0)
         self._diverged_at = torch.where(bad, step, self._diverged_at)
         if self.device.type == "cpu" or step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -181,20 +208,26 @@ class Method(BatchNormProtocol):
             )
 
     def on_validation_start(self) -> None:
+        """Stop after a loss that is not finite, else prepare BatchNorm."""
         self._raise_if_diverged()
         super().on_validation_start()
 
     def on_validation_epoch_end(self) -> None:
+        """Stop where the validation loss is not finite."""
         loss = self.trainer.callback_metrics.get("val/loss")
         if self.trainer.state.fn == "fit" and loss is not None and not torch.isfinite(loss):
             self._diverged_at = torch.tensor(self.trainer.global_step - 1)
             self._raise_if_diverged()  # before these weights become a checkpoint
 
     def on_test_start(self) -> None:
+        """Prepare BatchNorm."""
         self._calibrate()
 
     def _log_window(self, every: Terms, step: int) -> None:
-        """Log means over the tasks since the last log, so that nothing is read from the device in between."""
+        """Log means over the tasks since the last log.
+
+        Between logs nothing is read from the device.
+        """
         sums = [torch.stack([values.nansum(), (~values.isnan()).sum()]) for values in every.values()]
         self._window.append(torch.stack(sums))
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -204,11 +237,13 @@ class Method(BatchNormProtocol):
             self._window.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the terms that are not logged yet."""
         if self._window:
             checkpoint["window"] = distributed.reduce_sum(torch.stack(self._window))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "window" in checkpoint and distributed.rank() == 0:  # it is that of all processes
+        """Restore the terms that are not logged yet."""
+        if "window" in checkpoint and distributed.rank() == 0:  # the sum over all processes
             self._window = list(checkpoint["window"].to(self.device))
 
     # Evaluation
@@ -217,33 +252,40 @@ class Method(BatchNormProtocol):
         return self.fit_task(episode)
 
     def logits(self, episodes: Episode) -> Tensor:
-        """``(B, N*Q, N)`` logits of the query images."""
+        """Return the logits ``(B, N*Q, N)`` of the query images."""
         return torch.cat(list(self._logits(episodes)))
 
     def _logits(self, episodes: Episode) -> Iterator[Tensor]:
         for chunk in self.chunks(episodes):
-            yield self.each(lambda e: {"logits": self.predictor(e)(e.query_x).logits}, chunk)["logits"]
+            yield self.map_tasks(lambda e: {"logits": self.predictor(e)(e.query_x).logits}, chunk)["logits"]
 
     def _evaluate(self, episodes: Episode) -> Terms:
         logits = self.logits(episodes)
-        return {"logits": logits} | scores(logits, episodes.query_y)
+        return {"logits": logits} | task_scores(logits, episodes.query_y)
 
     def validation_step(self, episodes: Episode, batch_idx: int) -> None:
-        found = self._evaluate(episodes)
+        """Add validation tasks to the means."""
+        scores = self._evaluate(episodes)
         for name, mean in (("accuracy", self.val_accuracy), ("loss", self.val_loss)):
-            mean.update(found[name])
+            mean.update(scores[name])
             self.log(f"val/{name}", mean, prog_bar=name == "accuracy", batch_size=len(episodes))
 
     def test_step(self, episodes: Episode, batch_idx: int) -> dict[str, Any]:
+        """Return logits and scores of test tasks, for the callbacks."""
         return self._evaluate(episodes) | {"episodes": episodes}
 
     def pictures(self, episode: Episode) -> dict[str, Tensor]:
-        """Images that show what the method does on one task, by row label; most methods have none."""
+        """Return images that show the method on one task, by row label."""
         return {}
 
 
-def scores(logits: Tensor, labels: Tensor) -> Terms:
-    """Accuracy and cross-entropy ``(B,)`` of the query images of each task: ``(B, N*Q, N)`` and ``(B, N*Q)``."""
+def task_scores(logits: Tensor, labels: Tensor) -> Terms:
+    """Return accuracy and cross-entropy ``(B,)`` of the query images of each task.
+
+    Args:
+        logits: ``(B, N*Q, N)``.
+        labels: ``(B, N*Q)``.
+    """
     return {
         "accuracy": (logits.argmax(-1) == labels).float().mean(1),
         "loss": F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1),
@@ -251,7 +293,7 @@ def scores(logits: Tensor, labels: Tensor) -> Terms:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The fraction that is right."""
+    """Return the fraction of right predictions."""
     return (logits.argmax(-1) == labels).float().mean()
 
 

@@ -1,4 +1,4 @@
-"""Pretraining and a new head: the baselines of "A closer look".
+"""Pretrain on all classes and fit a new head to each task: Baseline and Baseline++.
 
 Chen, Liu, Kira, Wang, Huang, "A closer look at few-shot classification", ICLR 2019.
 
@@ -15,6 +15,8 @@ Differs from the paper:
 - images of a minibatch are drawn independently, not in epochs, and augmented only where the data says so.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,9 +25,9 @@ from torch.func import functional_call
 from fewshot.data.batches import ClassBatches
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods.adapt import Adaptation, Params
+from fewshot.methods.adapt import AdaptedParameters, Params
 from fewshot.methods.base import Method, Terms
-from fewshot.methods.predictor import ExtraLoss, Predictor, part
+from fewshot.methods.predictor import ExtraLoss, Predictor, module_state
 from fewshot.networks import Backbone, ClassHead, Classifier, CosineHead, LinearHead
 from fewshot.networks.norm_layers import Statistics, normalising
 
@@ -33,17 +35,17 @@ HEADS = {"linear": LinearHead, "cosine": CosineHead}
 
 
 class Baseline(Method):
-    """A classifier of the training classes, whose head is fit anew to each task.
+    """Train a classifier of all training classes, and fit a new head to each task.
 
     Args:
         backbone: images to features.
-        ways: N of the tasks that it is tested on.
+        ways: N of the test tasks.
         head: ``linear`` or ``cosine``.
         inner_rate: step size of the fit.
-        test_steps: its steps.
-        adapt, rank: what they move, see ``fewshot.methods.adapt``.
+        test_steps: steps of the fit.
+        adapt, rank: the adapted parameters, see ``fewshot.methods.adapt``.
         base: see ``Method``. Under ``bn=running`` the fit normalises by the averages of the pretraining,
-            as the paper's; otherwise by the statistics of the support set.
+            as in the paper; otherwise by the statistics of the support set.
     """
 
     stores_statistics = True
@@ -57,7 +59,7 @@ class Baseline(Method):
         head: str = "linear",
         adapt: str = "head",
         rank: int = 4,
-        **base,
+        **base: Any,
     ) -> None:
         super().__init__(**base)
         if head not in HEADS:
@@ -67,11 +69,18 @@ class Baseline(Method):
         if head == "linear" and adapt == "body":
             raise UserError("method.adapt=body: a linear head starts at 0 and has to move; choose another setting")
         self.classifier = Classifier(backbone, HEADS[head](backbone.features))
-        self.adaptation = Adaptation(self.classifier, adapt, rank)
-        self.ways, self.inner_rate, self.test_steps, self.frozen = ways, inner_rate, test_steps, adapt == "head"
+        self.adapted = AdaptedParameters(self.classifier, adapt, rank)
+        self.ways = ways
+        self.inner_rate = inner_rate
+        self.test_steps = test_steps
+        self.frozen = adapt == "head"
 
     def setup(self, stage: str) -> None:
-        """Give the head as many outputs as there are training classes, which the data alone knows."""
+        """Give the head one output for each training class of the data.
+
+        Raises:
+            UserError: the data draws tasks, or the head has weights for another number of classes.
+        """
         if stage != "fit":
             return
         batches = self.trainer.datamodule.sampler("train")  # type: ignore[attr-defined]
@@ -91,7 +100,7 @@ class Baseline(Method):
 
     @property
     def head(self) -> ClassHead:
-        """That of the training classes."""
+        """Return the head of the training classes."""
         assert isinstance(self.classifier.head, ClassHead)
         return self.classifier.head
 
@@ -101,42 +110,45 @@ class Baseline(Method):
 
     @property
     def inner_steps(self) -> int:  # type: ignore[override]
-        """Minibatches of the pretraining share the weights, tasks have their own."""
+        """Return the inner steps: none in training, where minibatches share the weights."""
         return 0 if self.training else self.test_steps
 
     @property
     def adapted_parameters(self) -> int:
         labels = torch.arange(self.ways, device=self.head.weight.device)
         support = self.head.weight.new_ones(self.ways, self.features)
-        return self.adaptation.count(self._with_head(self.head.start(support, labels, self.ways)))
+        return self.adapted.count(self._with_head(self.head.task_parameters(support, labels, self.ways)))
 
     def _with_head(self, head: Params) -> Params:
-        """The network's parameters with another head."""
+        """Return the network's parameters with another head."""
         return dict(self.classifier.named_parameters()) | {f"head.{name}": value for name, value in head.items()}
 
     def task_terms(self, episode: Episode) -> Terms:
-        """Of one minibatch of the pretraining."""
-        predict = self.adapted(self.classifier, dict(self.classifier.named_parameters()), episode.support_x)
+        """Return the terms of one minibatch of the pretraining."""
+        predict = self.adapted_predictor(self.classifier, dict(self.classifier.named_parameters()), episode.support_x)
         return self.query_terms(predict, episode)
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
-        support_x, support_y = episode.support_x, episode.support_y
-        backbone, head = self.classifier.backbone, self.head
+        support_x = episode.support_x
+        support_y = episode.support_y
+        backbone = self.classifier.backbone
+        head = self.head
         source = Statistics.RUNNING if self.bn == "running" and not self.training else Statistics.BATCH
 
         def features(params: Params) -> Tensor:
             with normalising(backbone, source):
-                return functional_call(backbone, part(params, "backbone"), (support_x,))
+                output: Tensor = functional_call(backbone, module_state(params, "backbone"), (support_x,))
+                return output
 
         unadapted = features(dict(self.classifier.named_parameters()))
-        params = self._with_head(head.start(unadapted, support_y, episode.ways))
+        params = self._with_head(head.task_parameters(unadapted, support_y, episode.ways))
 
         def loss(fast: Params, step: int) -> Tensor:
-            full = self.adaptation.full(params, fast)
-            seen = unadapted if self.frozen else features(full)
-            return F.cross_entropy(functional_call(head, part(full, "head"), (seen,)), support_y)
+            full = self.adapted.merge(params, fast)
+            support = unadapted if self.frozen else features(full)
+            return F.cross_entropy(functional_call(head, module_state(full, "head"), (support,)), support_y)
 
-        fast = self.adaptation.start(params)
+        fast = self.adapted.initial(params)
         rates = dict.fromkeys(fast, self.inner_rate)
         fast = self.engine.descend(loss, fast, rates, self.test_steps, second_order=False)
-        return self.adapted(self.classifier, self.adaptation.full(params, fast), support_x)
+        return self.adapted_predictor(self.classifier, self.adapted.merge(params, fast), support_x)

@@ -1,25 +1,25 @@
-"""Methods whose whole classifier, of N outputs, gradient steps fit to a task."""
+"""Share what methods have in common that adapt a classifier of N outputs."""
 
 from torch import nn
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods.adapt import Adaptation
+from fewshot.methods.adapt import AdaptedParameters
 from fewshot.methods.base import Method
 from fewshot.networks import LinearClassifier
 
 
 class FixedWays(Method):
-    """What they share.
+    """Adapt a classifier of N outputs by gradient steps.
 
     Attributes:
         classifier: the classifier, of ``ways`` outputs.
-        adaptation: what moves at test.
+        adapted: the parameters that adapt at test.
         steps, test_steps: inner steps in training and in evaluation.
     """
 
     classifier: LinearClassifier
-    adaptation: Adaptation
+    adapted: AdaptedParameters
     ways: int
     steps: int
     test_steps: int
@@ -34,15 +34,19 @@ class FixedWays(Method):
 
     @property
     def inner_steps(self) -> int:  # type: ignore[override]
-        """How many inner steps the present mode takes."""
+        """Return the number of inner steps of the present mode."""
         return self.steps if self.training else self.test_steps
 
     @property
     def adapted_parameters(self) -> int:
-        return self.adaptation.count(dict(self.classifier.named_parameters()))
+        return self.adapted.count(dict(self.classifier.named_parameters()))
 
     def refuse_other_ways(self, episode: Episode) -> None:
-        """Raise UserError where a task has not as many classes as the classifier has outputs."""
+        """Refuse a task with another number of classes than the classifier has outputs.
+
+        Raises:
+            UserError: the numbers differ.
+        """
         if episode.ways != self.ways:
             raise UserError(
                 f"the classifier has {self.ways} outputs, but a task has {episode.ways} ways: "

@@ -1,11 +1,11 @@
-"""Loss terms as pure functions of logits."""
+"""Compute the loss terms of MetaGAN from logits."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def real_logit(logits: Tensor, fake_logit: Tensor | float = 0.0) -> Tensor:
-    """The log-odds ``(M,)`` that an input is real, under a softmax of N classes and one fake outcome.
+    """Return the log-odds ``(M,)`` that inputs are real, under N classes and a fake outcome.
 
     With logits ``l`` ``(M, N)`` and the fake logit ``f``: p(k) = e^{l_k} / (e^f + sum_i e^{l_i}), so
     p(real) / p(fake) = sum_i e^{l_i} / e^f (Salimans et al. 2016; Zhang et al. 2018, MetaGAN).
@@ -14,18 +14,18 @@ def real_logit(logits: Tensor, fake_logit: Tensor | float = 0.0) -> Tensor:
 
 
 def real_loss(real: Tensor) -> Tensor:
-    """Mean of -log p(real) for log-odds ``(M,)``."""
+    """Return the mean of -log p(real) for log-odds ``(M,)``."""
     return F.softplus(-real).mean()
 
 
 def fake_loss(real: Tensor) -> Tensor:
-    """Mean of -log p(fake) for log-odds ``(M,)``."""
+    """Return the mean of -log p(fake) for log-odds ``(M,)``."""
     return F.softplus(real).mean()
 
 
 def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
-    """Squared difference of the mean features of real ``(M, D)`` and generated ``(M', D)`` images.
+    """Return the squared difference of mean features of real and generated images.
 
-    Averaged over the D features (Salimans et al. 2016).
+    Averaged over the D features of ``(M, D)`` and ``(M', D)`` (Salimans et al. 2016).
     """
     return (real.mean(0) - fake.mean(0)).square().mean()

@@ -1,10 +1,10 @@
-"""Model-agnostic meta-learning.
+"""Train MAML: model-agnostic meta-learning.
 
 Finn, Abbeel, Levine, "Model-agnostic meta-learning for fast adaptation of deep networks", ICML 2017.
 
 Inner loop (eq. 1): theta' = theta - alpha * grad_theta L(f_theta; support), repeated ``steps`` times.
 Outer loop (eq. 4): minimise L(f_theta'; query) over theta, through the inner gradient (second order)
-or taking that gradient for a constant (``second_order=false``, section 5.2).
+or with that gradient as a constant (``second_order=false``, section 5.2).
 
 Recipes: ``fomaml`` (first order), ``anil`` (``adapt=head``, Raghu et al. 2020), ``boil`` (``adapt=body``,
 Oh et al. 2021), ``meta_sgd`` (``learn_rates=true``, Li et al. 2017), ``maml_pseudo`` (``pseudo_labels``).
@@ -14,6 +14,8 @@ Differs from the paper:
 - evaluation of ``bn=transductive``, ``support`` and ``running`` beside the paper's, which is transductive.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
@@ -21,7 +23,7 @@ from torch.nn import Parameter, ParameterList
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods.adapt import Adaptation, Params
+from fewshot.methods.adapt import AdaptedParameters, Params
 from fewshot.methods.fixed_ways import FixedWays
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.methods.pseudo_label import PseudoLabels
@@ -31,7 +33,7 @@ from fewshot.networks.norm_layers import Statistics, normalising
 
 
 class MAML(FixedWays):
-    """A network that a few gradient steps fit to a task.
+    """Train a network that a few gradient steps adapt to a task.
 
     Args:
         backbone: images to features.
@@ -39,10 +41,10 @@ class MAML(FixedWays):
         inner_rate: step size alpha of the inner loop.
         steps, test_steps: inner steps in training and in evaluation.
         second_order: differentiate through the inner gradient.
-        adapt, rank: what the inner loop moves, see ``fewshot.methods.adapt``.
-        learn_rates: learn a rate for every number that moves, beginning at ``inner_rate``.
-        pseudo_labels: a term of the inner loss on the unlabelled images of a task; None for none.
-        head_init: fills the weight of the head in place; None for one near zero.
+        adapt, rank: the adapted parameters, see ``fewshot.methods.adapt``.
+        learn_rates: learn a rate for every adapted number, beginning at ``inner_rate``.
+        pseudo_labels: a term of the inner loss on the unlabelled images of a task; None for no term.
+        head_init: fills the weight of the head in place; None for a head near zero.
         base: see ``Method``.
     """
 
@@ -59,7 +61,7 @@ class MAML(FixedWays):
         learn_rates: bool = False,
         pseudo_labels: PseudoLabels | None = None,
         head_init: HeadInit | None = None,
-        **base,
+        **base: Any,
     ) -> None:
         super().__init__(**base)
         if min(steps, test_steps) < 1:
@@ -72,23 +74,29 @@ class MAML(FixedWays):
                 f"method.steps={steps} and method.test_steps={test_steps}"
             )
         self.classifier = LinearClassifier(backbone, ways, head_init or near_zero)
-        self.ways, self.inner_rate, self.steps, self.test_steps = ways, inner_rate, steps, test_steps
-        self.second_order, self.pseudo_labels = second_order, pseudo_labels
-        self.adaptation = Adaptation(self.classifier, adapt, rank)
-        start = self.adaptation.start(dict(self.classifier.named_parameters()))
+        self.ways = ways
+        self.inner_rate = inner_rate
+        self.steps = steps
+        self.test_steps = test_steps
+        self.second_order = second_order
+        self.pseudo_labels = pseudo_labels
+        self.adapted = AdaptedParameters(self.classifier, adapt, rank)
+        start = self.adapted.initial(dict(self.classifier.named_parameters()))
         self.rates = ParameterList(
             Parameter(value.detach().new_full(value.shape, inner_rate)) for value in start.values() if learn_rates
         )
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         self.refuse_other_ways(episode)
-        support_x, support_y = episode.support_x, episode.support_y
+        support_x = episode.support_x
+        support_y = episode.support_y
         params: Params = dict(self.classifier.named_parameters())
         pseudo = None if self.pseudo_labels is None else self.pseudo_labels(episode)
 
         def predict(fast: Params, x: Tensor) -> Prediction:
             with normalising(self.classifier, Statistics.BATCH):
-                return functional_call(self.classifier, self.adaptation.full(params, fast), (x,))
+                prediction: Prediction = functional_call(self.classifier, self.adapted.merge(params, fast), (x,))
+                return prediction
 
         def loss(fast: Params, step: int) -> Tensor:
             prediction = predict(fast, support_x)
@@ -98,7 +106,7 @@ class MAML(FixedWays):
                     value = value + term(prediction, lambda x: predict(fast, x), step)
             return value
 
-        fast = self.adaptation.start(params)
+        fast = self.adapted.initial(params)
         rates = dict(zip(fast, self.rates or [self.inner_rate] * len(fast), strict=True))
         fast = self.engine.descend(loss, fast, rates, self.inner_steps, self.second_order)
-        return self.adapted(self.classifier, self.adaptation.full(params, fast), support_x)
+        return self.adapted_predictor(self.classifier, self.adapted.merge(params, fast), support_x)

@@ -1,8 +1,8 @@
-"""Matching networks.
+"""Train matching networks.
 
 Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, "Matching networks for one shot learning", NeurIPS 2016.
 
-A query's class probabilities are those of the support labels under attention (eq. 1):
+The class probabilities of a query are an attention over the support labels (eq. 1):
     p(y = k | x) = sum over i with y_i = k of a(x, x_i),   a = softmax over i of scale * cos(f(x), g(x_i))
 With ``full_context`` f and g depend on the whole support set (section 2.1.2, appendix A.1 and A.2).
 
@@ -13,6 +13,8 @@ Differs from the paper:
 - the cosine has a learned scale, which starts at 10; the paper's is 1, where no p can come near 0 or 1.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,31 +23,32 @@ from torch.func import functional_call
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.base import Method
-from fewshot.methods.predictor import ExtraLoss, Predictor, part
+from fewshot.methods.predictor import ExtraLoss, Predictor, module_state
 from fewshot.networks import Backbone, FullContext, Prediction
 
 
 def class_logits(similarities: Tensor, labels: Tensor, ways: int) -> Tensor:
-    """``(M, N)``: the logsumexp over each class of similarities ``(M, N*K)``; ``where``, as ``vmap`` takes no masks."""
+    """Return the logsumexp ``(M, N)`` over each class of similarities ``(M, N*K)``."""
     member = F.one_hot(labels, ways) > 0
+    # ``where``, as ``vmap`` takes no masks.
     return torch.where(member, similarities[..., None], -torch.inf).logsumexp(1)
 
 
 class MatchingNet(Method):
-    """A network whose embedding makes a query like the support images of its class.
+    """Train an embedding that makes a query similar to the support images of its class.
 
     Args:
         backbone: images to embeddings.
-        full_context: embed each image in the light of the support set. That is read as a sequence: the
-            prediction then depends on its order.
-        processing_steps: of that embedding's attention, for each query.
+        full_context: embed each image in the context of the support set, which is read as a sequence: the
+            prediction then depends on the order of the support images.
+        processing_steps: attention steps of the full context, for each query.
         base: see ``Method``. Statistics are as for a prototypical network: under ``bn=transductive``, as in
-            training, those of the support and query images together.
+            training, the support and query images share statistics.
     """
 
     stores_statistics = True
 
-    def __init__(self, backbone: Backbone, full_context: bool = False, processing_steps: int = 5, **base) -> None:
+    def __init__(self, backbone: Backbone, full_context: bool = False, processing_steps: int = 5, **base: Any) -> None:
         super().__init__(**base)
         if processing_steps < 1:
             raise UserError(f"method.processing_steps={processing_steps}: must be at least 1")
@@ -62,13 +65,14 @@ class MatchingNet(Method):
         return self.backbone.features
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
-        support_x, support_y = episode.support_x, episode.support_y
+        support_x = episode.support_x
+        support_y = episode.support_y
 
         def predict(state: dict[str, Tensor], x: Tensor) -> Prediction:
-            embedded = self.run(self.backbone, part(state, "backbone"), support_x, x, joint=True)
-            support, queries = embedded[: len(support_x)], embedded[len(support_x) :]
+            embedded = self.forward_queries(self.backbone, module_state(state, "backbone"), support_x, x, joint=True)
+            support, queries = embedded.tensor_split([len(support_x)])
             if self.context is not None:
-                support, queries = functional_call(self.context, part(state, "context"), (support, queries))
+                support, queries = functional_call(self.context, module_state(state, "context"), (support, queries))
             similarities = state["log_scale"].exp() * F.normalize(queries) @ F.normalize(support).T
             return Prediction(class_logits(similarities, support_y, episode.ways), queries)
 

@@ -1,4 +1,4 @@
-"""MetaGAN.
+"""Train MetaGAN: a few-shot classifier against a generator of images of the same task.
 
 Zhang, Che, Ghahramani, Bengio, Song, "MetaGAN: an adversarial approach to few-shot learning", NeurIPS 2018.
 
@@ -10,14 +10,17 @@ With an inner loop, L_D is also what the support set is fit with (inner weights)
 the query set with fresh fakes (outer weights), and G plays against the adapted classifier. A host
 without an inner loop, such as a prototypical network, has the outer loss only: its scores are the logits.
 
-The real term is over the unlabelled images of the episode; without any, the labelled ones stand in for them.
+The real term is over the unlabelled images of the episode; without such images, over the labelled images.
 A task without labels has the real and the fake term only.
 
 Differs from the paper:
-- weights of the real and fake terms, inside and outside, are settings; so is the step fakes enter from;
-- a learned fake logit, linear in the classifier's features, is offered beside the one fixed at 0;
+- weights of the real and fake terms, inside and outside, are settings; so is the first step with fakes;
+- a learned fake logit, linear in the classifier's features, is offered beside a logit fixed at 0;
 - CE is the host's own loss: squared error for a relation network.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,18 +42,18 @@ GENERATOR_LOSSES = ("nonsaturating", "feature_matching")
 
 
 class MetaGAN(Method):
-    """A classifier of the framework, trained against a generator of images of the same task.
+    """Train a host, any few-shot classifier, against a generator of images of the same task.
 
     Args:
-        host: the few-shot classifier; it keeps its own optimiser, schedule, clipping and engine.
-        encoder: support set to h_T.
-        generator: noise and h_T to images in [-1, 1], of which 1 is ink.
-        mean, std: the normalisation of the data, which generated images receive too.
+        host: the few-shot classifier, with an optimiser, schedule, clipping and engine of its own.
+        encoder: maps the support set to h_T.
+        generator: maps noise and h_T to images in [-1, 1], where 1 is ink.
+        mean, std: the normalisation of the data, for generated images too.
         fake_logit: ``fixed`` at 0, or ``learned``: linear in the features, see ``prepare``.
         generator_loss: ``nonsaturating`` or ``feature_matching``.
         inner_real, inner_fake, outer_real, outer_fake: weights of the terms of L_D.
         inner_from: the inner step, counted from 0, from which the real and fake terms enter.
-        inner_fakes, outer_fakes: generated images a task; None for as many as support images.
+        inner_fakes, outer_fakes: generated images a task; None for the number of support images.
         generator_every: steps of the classifier for one of the generator; 0 never trains it.
         optimizer: of generator and encoder; a learned fake logit is trained with the host.
         schedule: of that optimiser.
@@ -77,11 +80,10 @@ class MetaGAN(Method):
         generator_every: int = 1,
     ) -> None:
         if not isinstance(host, Method) or isinstance(host, MetaGAN):
-            raise UserError(f"{type(host).__name__} cannot be the classifier of MetaGAN: choose another method")
+            raise UserError(f"{type(host).__name__} cannot be the host of MetaGAN: choose another method")
         if type(host).task_terms is not Method.task_terms:
             raise UserError(
-                f"{type(host).__name__} is not trained by the loss of a query set: "
-                "it cannot be the classifier of MetaGAN"
+                f"{type(host).__name__} is not trained by the loss of a query set: it cannot be the host of MetaGAN"
             )
         super().__init__(host.engine, host.bn, optimizer, schedule, sum_tasks=host.sum_tasks)
         if fake_logit not in FAKE_LOGITS:
@@ -93,18 +95,26 @@ class MetaGAN(Method):
                 raise UserError(f"method.{name}={count}: must be at least 1")
         if generator_every < 0:
             raise UserError(f"method.generator_every={generator_every}: must be at least 0")
-        self.host, self.encoder, self.generator = host, encoder, generator
-        self.mean, self.std = mean, std
-        features = host.features  # raises where none are learned
-        self.fake_head = _zero(nn.Linear(features, 1)) if fake_logit == "learned" else None
+        self.host = host
+        self.encoder = encoder
+        self.generator = generator
+        self.mean = mean
+        self.std = std
+        features = host.features  # or UserError
+        self.fake_head = _start_at_zero(nn.Linear(features, 1)) if fake_logit == "learned" else None
         self.generator_loss = generator_loss
-        self.inner_real, self.inner_fake = inner_real, inner_fake
-        self.outer_real, self.outer_fake = outer_real, outer_fake
-        self.inner_from, self.generator_every = inner_from, generator_every
-        self.inner_fakes, self.outer_fakes = inner_fakes, outer_fakes
+        self.inner_real = inner_real
+        self.inner_fake = inner_fake
+        self.outer_real = outer_real
+        self.outer_fake = outer_fake
+        self.inner_from = inner_from
+        self.generator_every = generator_every
+        self.inner_fakes = inner_fakes
+        self.outer_fakes = outer_fakes
 
     @property
     def bn(self) -> str:
+        """Return the host's protocol."""
         return self.host.bn if "host" in self._modules else self._bn
 
     @bn.setter
@@ -116,6 +126,7 @@ class MetaGAN(Method):
 
     @property
     def inner_steps(self) -> int:  # type: ignore[override]
+        """Return the number of the host's inner steps in the present mode."""
         return self.host.inner_steps
 
     @property
@@ -127,14 +138,20 @@ class MetaGAN(Method):
         return self.host.features
 
     def generate(self, episode: Episode, number: int | None, stream: int) -> Tensor:
-        """``(number, C, H, W)`` images of one task, normalised like its real ones; a function of its key."""
+        """Generate images ``(number, C, H, W)`` of one task, normalised like real images.
+
+        Args:
+            episode: the task, whose key decides the noise.
+            number: None for the number of support images.
+            stream: of ``TaskStream``.
+        """
         number = number or len(episode.support_x)
         z = rng.normal(episode.key, (number, self.generator.noise), stream).to(episode.support_x)
-        ink = (self.generator(z, self.encoder(episode.support_x)) + 1) / 2
+        ink: Tensor = (self.generator(z, self.encoder(episode.support_x)) + 1) / 2
         return (ink - self.mean) / self.std
 
-    def real(self, prediction: Prediction) -> Tensor:
-        """Log-odds ``(M,)`` that the inputs are real."""
+    def real_log_odds(self, prediction: Prediction) -> Tensor:
+        """Return the log-odds ``(M,)`` that the inputs are real."""
         fake = self.fake_head(prediction.features).squeeze(-1) if self.fake_head is not None else 0.0
         return real_logit(prediction.logits, fake)
 
@@ -144,34 +161,35 @@ class MetaGAN(Method):
         with torch.no_grad():  # the inner loop trains D only
             fakes = self.generate(episode, self.inner_fakes, TaskStream.INNER_FAKES) if self.inner_fake else None
 
-        def terms(prediction: Prediction, predict, step: int) -> Tensor:
+        def terms(prediction: Prediction, predict: Callable[[Tensor], Prediction], step: int) -> Tensor:
             if step < self.inner_from:
                 return prediction.logits.new_zeros(())
-            seen = prediction if episode.unlabeled_x is None else predict(episode.unlabeled_x)
-            loss = self.inner_real * real_loss(self.real(seen))
-            return loss if fakes is None else loss + self.inner_fake * fake_loss(self.real(predict(fakes)))
+            reals = prediction if episode.unlabeled_x is None else predict(episode.unlabeled_x)
+            loss = self.inner_real * real_loss(self.real_log_odds(reals))
+            return loss if fakes is None else loss + self.inner_fake * fake_loss(self.real_log_odds(predict(fakes)))
 
         return self.host.fit_task(episode, terms)
 
     def task_terms(self, episode: Episode) -> Terms:
+        """Return the losses of D and G on one task (eq. 5 to 7)."""
         predict = self.fit_task(episode)
-        prediction, statistics = self.host.classify(predict, episode.query_x)
+        prediction, statistics = self.host.predict_queries(predict, episode.query_x)
         unlabeled = episode.unlabeled_x if episode.unlabeled_query_x is None else episode.unlabeled_query_x
-        seen = prediction if unlabeled is None else predict(unlabeled)
-        real = self.real(seen)
+        reals = prediction if unlabeled is None else predict(unlabeled)
+        real = self.real_log_odds(reals)
         ce = episode.if_labeled(self.host.query_loss(prediction.logits, episode.query_y))
         right = episode.if_labeled(accuracy(prediction.logits, episode.query_y), float("nan"))
         fakes = self.generate(episode, self.outer_fakes, TaskStream.OUTER_FAKES)
-        fake = self.real(predict(fakes.detach()))
+        fake = self.real_log_odds(predict(fakes.detach()))
         terms = {"ce_loss": ce, "real_loss": real_loss(real), "fake_loss": fake_loss(fake)}
         loss = ce + self.outer_real * terms["real_loss"] + self.outer_fake * terms["fake_loss"]
 
-        # G plays against D as it stands: no gradient of this term may reach D, nor of the above G.
+        # G plays against a constant D: no gradient of this term may reach D, and no gradient of the terms above G.
         frozen = predict.detach()(fakes)
         if self.generator_loss == "nonsaturating":
-            generator = real_loss(self._frozen_real(frozen))
+            generator = real_loss(self._real_log_odds_of_constant_critic(frozen))
         else:
-            generator = feature_matching(seen.features.detach(), frozen.features)
+            generator = feature_matching(reals.features.detach(), frozen.features)
         return (
             {"objective": loss + generator, "loss": loss, "accuracy": right}
             | terms
@@ -180,21 +198,24 @@ class MetaGAN(Method):
                 "real_accuracy": (real > 0).float().mean(),
                 "fake_accuracy": (fake < 0).float().mean(),
                 # How unlike each other the fakes of a task are, beside its real images: 0 is one image for all noise.
-                "fake_diversity": spread(fakes.detach()) / spread(episode.query_x),
+                "fake_diversity": pixel_variance(fakes.detach()) / pixel_variance(episode.query_x),
             }
             | statistics
         )
 
-    def _frozen_real(self, prediction: Prediction) -> Tensor:
+    def _real_log_odds_of_constant_critic(self, prediction: Prediction) -> Tensor:
+        """Return the log-odds without a gradient of the learned fake logit."""
         if self.fake_head is None:
             return real_logit(prediction.logits)
-        weight, bias = self.fake_head.weight.detach(), self.fake_head.bias.detach()
+        weight = self.fake_head.weight.detach()
+        bias = self.fake_head.bias.detach()
         return real_logit(prediction.logits, F.linear(prediction.features, weight, bias).squeeze(-1))
 
     def prepare(self, episodes: Episode) -> None:
-        """Let a learned fake logit start at the mean log-sum-exp of the logits, where p(real) is about a half.
+        """Start a learned fake logit at the mean log-sum-exp of the logits.
 
-        Negative distances lie far from 0: there one of the two terms would have no gradient, the other the largest.
+        There p(real) is about a half. Negative distances lie far from 0, where one of the two terms would have no
+        gradient and the other term the largest.
         """
         if self.fake_head is not None:
             with torch.no_grad():
@@ -203,6 +224,7 @@ class MetaGAN(Method):
                 self.fake_head.bias.copy_(distributed.reduce_sum(reals.sum()) / distributed.reduce_sum(count))
 
     def configure_optimizers(self) -> list[Optimizer]:
+        """Make the optimisers of D and of G with the encoder."""
         assert self.make_optimizer is not None
         critic = self.host.configure_optimizers()[0]
         if self.fake_head is not None:
@@ -211,9 +233,11 @@ class MetaGAN(Method):
         return [with_initial_rate(critic), with_initial_rate(self.make_optimizer(players))]
 
     def schedules(self) -> list[Schedule]:
+        """Return the schedules of D and of G."""
         return [self.host.schedule, self.schedule]
 
-    def update(self, optimizers: list, step: int) -> None:
+    def update(self, optimizers: list[Any], step: int) -> None:
+        """Step D as the host does, and G every ``generator_every`` steps."""
         critic, generator = optimizers
         self.host.update([critic], step)
         if self.generator_every and step % self.generator_every == 0:
@@ -221,19 +245,19 @@ class MetaGAN(Method):
             generator.optimizer.step()  # not counted: a step is a meta-batch
 
     def pictures(self, episode: Episode) -> dict[str, Tensor]:
-        """Support images of one task and images generated for it, in [0, 1]."""
+        """Return support images of one task and generated images, in [0, 1]."""
         with torch.no_grad():
             fakes = self.generate(episode, self.outer_fakes, TaskStream.OUTER_FAKES)
         return {name: x * self.std + self.mean for name, x in (("real", episode.support_x), ("generated", fakes))}
 
 
-def spread(x: Tensor) -> Tensor:
-    """Mean squared distance of images ``(M, C, H, W)`` to their mean, over pixels."""
+def pixel_variance(x: Tensor) -> Tensor:
+    """Return the mean over pixels of the variance of images ``(M, C, H, W)``."""
     return (x - x.mean(0)).square().mean()
 
 
-def _zero(layer: nn.Linear) -> nn.Linear:
-    """A fake logit that starts as a constant."""
+def _start_at_zero(layer: nn.Linear) -> nn.Linear:
+    """Set a layer to 0, so that the fake logit starts as a constant."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

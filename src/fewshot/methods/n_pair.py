@@ -1,4 +1,4 @@
-"""Every image of a training task compared with every other, in place of queries with prototypes.
+"""Train on all pairs of a task's images, in place of queries and prototypes.
 
 Sohn, "Improved deep metric learning with multi-class N-pair loss objective", NIPS 2016 (``loss=n_pair``).
 Laenen, Bertinetto, "On episodes, prototypical networks, and few-shot learning", NeurIPS 2021 (``loss=nca``, after
@@ -11,9 +11,11 @@ For n_pair each pair is a one-shot task, with all images of other classes to be 
 a class is enough. The network is tested as a prototypical network.
 
 Differs from the papers:
-- n_pair: similarities are those of the prototypical network, minus squared distances by default, not inner products
-  with a penalty on their norms, and all pairs of a class are taken, not one.
+- n_pair: similarities are the logits of the prototypical network, by default minus squared distances, not inner
+  products with a penalty on their norms, and all pairs of a class are taken, not one.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,28 +24,28 @@ from torch import Tensor
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.base import Terms, accuracy
-from fewshot.methods.predictor import Predictor, part
+from fewshot.methods.predictor import Predictor, module_state
 from fewshot.methods.protonet import ProtoNet, prototypes
 from fewshot.networks import Backbone, Prediction
 
 
 def n_pair(similarities: Tensor, labels: Tensor) -> Tensor:
-    """The mean over all pairs of a class; of ``(M, M)`` and ``(M,)``."""
-    same, itself = _relations(labels)
+    """Return the N-pair loss of similarities ``(M, M)`` and labels ``(M,)``."""
+    same, itself = _same_class_and_same_image(labels)
     others = torch.where(same, -torch.inf, similarities).logsumexp(1, keepdim=True)
     pair = same & ~itself
     return torch.where(pair, F.softplus(others - similarities), 0.0).sum() / pair.sum()
 
 
 def nca(similarities: Tensor, labels: Tensor) -> Tensor:
-    """The mean over all images; of ``(M, M)`` and ``(M,)``."""
-    same, itself = _relations(labels)
+    """Return the NCA loss of similarities ``(M, M)`` and labels ``(M,)``."""
+    same, itself = _same_class_and_same_image(labels)
     positives = torch.where(same & ~itself, similarities, -torch.inf).logsumexp(1)
     return (torch.where(itself, -torch.inf, similarities).logsumexp(1) - positives).mean()
 
 
-def _relations(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """``(M, M)`` bool: of one class; the same image."""
+def _same_class_and_same_image(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return masks ``(M, M)`` of pairs of one class and of equal images."""
     number = torch.arange(len(labels), device=labels.device)
     return labels[:, None] == labels, number[:, None] == number
 
@@ -52,15 +54,15 @@ LOSSES = {"n_pair": n_pair, "nca": nca}
 
 
 class NPair(ProtoNet):
-    """A prototypical network trained on all pairs of images.
+    """Train a prototypical network on all pairs of images.
 
     Args:
-        backbone: images to embeddings.
+        backbone: maps images to embeddings.
         loss: ``n_pair`` or ``nca``.
         options: see ``ProtoNet``; without a refinement.
     """
 
-    def __init__(self, backbone: Backbone, loss: str = "n_pair", **options) -> None:
+    def __init__(self, backbone: Backbone, loss: str = "n_pair", **options: Any) -> None:
         super().__init__(backbone, **options)
         if loss not in LOSSES:
             raise UserError(f"method.loss={loss}: choose one of {', '.join(LOSSES)}")
@@ -69,14 +71,17 @@ class NPair(ProtoNet):
         self.loss = LOSSES[loss]
 
     def task_terms(self, episode: Episode) -> Terms:
-        shots, labels = len(episode.support_x), torch.cat([episode.support_y, episode.query_y])
+        """Return the loss over all images of the task, and the accuracy of its prototypes."""
+        shots = len(episode.support_x)
+        labels = torch.cat([episode.support_y, episode.query_y])
 
         def compare(state: dict[str, Tensor], x: Tensor) -> Prediction:
-            features = self.run(self.backbone, part(state, "backbone"), episode.support_x, x, joint=True)
+            params = module_state(state, "backbone")
+            features = self.forward_queries(self.backbone, params, episode.support_x, x, joint=True)
             return Prediction(self.similarities(state, features, features), features)
 
         state: dict[str, Tensor] = dict(self.named_parameters())
-        (similarities, features), statistics = self.classify(Predictor(compare, state), episode.query_x)
+        (similarities, features), statistics = self.predict_queries(Predictor(compare, state), episode.query_x)
         loss = episode.if_labeled(self.loss(similarities, labels))
         with torch.no_grad():
             centres = prototypes(features[:shots], episode.support_y, episode.ways)

@@ -1,4 +1,6 @@
-"""Nearest neighbour on raw pixels: the floor that a learned method has to clear."""
+"""Classify by the nearest neighbour in raw pixels, the floor for learned methods."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +14,12 @@ from fewshot.networks import Prediction
 
 
 class NearestNeighbour(Method):
-    """A query takes the class of the support image at the smallest Euclidean distance; nothing is learned.
+    """Give a query the class of the nearest support image; nothing is learned.
 
-    The logit of a class is minus the squared distance to its nearest support image.
+    The logit of a class is minus the squared Euclidean distance to its nearest support image.
     """
 
-    def __init__(self, **base) -> None:
+    def __init__(self, **base: Any) -> None:
         super().__init__(**base)
         self.pixels = nn.Flatten()
 

@@ -1,4 +1,4 @@
-"""Fitting a task returns a predictor; nothing of the task stays on the method."""
+"""Hold the result of fitting a task, apart from the method."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from fewshot.networks import Prediction
 
 @dataclass(frozen=True)
 class Predictor:
-    """What fitting a task returns: images ``(M, C, H, W)`` to logits ``(M, N)`` and features.
+    """Predict logits ``(M, N)`` and features of images ``(M, C, H, W)``.
 
-    ``state`` holds every tensor that the prediction depends on, so that ``detach`` cuts them all.
+    ``state`` holds every tensor that the prediction depends on, so that ``detach`` makes all of them constants.
     """
 
     function: Callable[[dict[str, Tensor], Tensor], Prediction]
@@ -22,12 +22,12 @@ class Predictor:
         return self.function(self.state, x)
 
     def detach(self) -> "Predictor":
-        """The same predictor as a constant: gradients pass to the images only."""
+        """Return the same predictor as a constant: gradients pass to the images only."""
         return Predictor(self.function, {name: value.detach() for name, value in self.state.items()})
 
 
-def part(state: dict[str, Tensor], module: str) -> dict[str, Tensor]:
-    """The tensors of one module in a predictor's state, by their names in the module."""
+def module_state(state: dict[str, Tensor], module: str) -> dict[str, Tensor]:
+    """Return one module's tensors from a predictor's state."""
     prefix = f"{module}."
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 

@@ -1,4 +1,4 @@
-"""Prototypical networks.
+"""Train prototypical networks.
 
 Snell, Swersky, Zemel, "Prototypical networks for few-shot learning", NeurIPS 2017.
 
@@ -13,6 +13,8 @@ Differs from the paper:
   the metric scaling of Oreshkin, Rodriguez, Lacoste, "TADAM", NeurIPS 2018 (section 3.1), by a fixed number.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,35 +23,35 @@ from torch.func import functional_call
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.base import Method
-from fewshot.methods.predictor import ExtraLoss, Predictor, part
+from fewshot.methods.predictor import ExtraLoss, Predictor, module_state
 from fewshot.networks import Backbone, Prediction
 
 DISTANCES = ("euclidean", "cosine")
 
 
 def prototypes(features: Tensor, labels: Tensor, ways: int) -> Tensor:
-    """Class means ``(N, D)`` of support features ``(N*K, D)``; a product, as ``vmap`` takes no masks."""
-    membership = F.one_hot(labels, ways).to(features)
+    """Return the class means ``(N, D)`` of support features ``(N*K, D)`` (eq. 1)."""
+    membership = F.one_hot(labels, ways).to(features)  # a product, as vmap takes no masks
     return (membership.T @ features) / membership.sum(0)[:, None]
 
 
 def squared_distances(x: Tensor, centres: Tensor) -> Tensor:
-    """``(M, N)`` squared Euclidean distances of ``(M, D)`` and ``(N, D)``."""
+    """Return the squared Euclidean distances ``(M, N)`` of ``(M, D)`` and ``(N, D)``."""
     return x.square().sum(1, keepdim=True) - 2 * x @ centres.T + centres.square().sum(1)
 
 
 class ProtoNet(Method):
-    """A network whose embedding has classes around their means.
+    """Train an embedding in which images lie around the means of their classes.
 
     Args:
-        backbone: images to embeddings.
+        backbone: maps images to embeddings.
         distance: ``euclidean`` (squared) or ``cosine``.
-        scale: of the distances in the softmax of queries: fixed for squared ones, the start of what is learned for
-            the cosine; None for 1 and for 10.
+        scale: factor of the distances in the softmax: fixed for squared distances, the start of the learned scale
+            for the cosine; None for 1 and for 10.
         refinement: see ``fewshot.methods.soft_kmeans``; None for prototypes of the support images alone.
-        base: see ``Method``. Under ``bn=transductive``, as in training, the statistics are those of the
-            support and query images together, as in the authors' code. With a refinement the unlabelled
-            images, given with the task like its support set, count as a part of it for ``bn`` too.
+        base: see ``Method``. Under ``bn=transductive``, as in training, the support and query images share
+            statistics, as in the authors' code. With a refinement the unlabelled images count as a part of the
+            support set for ``bn`` too.
     """
 
     stores_statistics = True
@@ -60,7 +62,7 @@ class ProtoNet(Method):
         distance: str = "euclidean",
         scale: float | None = None,
         refinement: nn.Module | None = None,
-        **base,
+        **base: Any,
     ) -> None:
         super().__init__(**base)
         if distance not in DISTANCES:
@@ -69,7 +71,9 @@ class ProtoNet(Method):
             raise UserError(f"method.distance={distance}: method.refinement needs method.distance=euclidean")
         if scale is not None and scale <= 0:
             raise UserError(f"method.scale={scale}: must be above 0, or null")
-        self.backbone, self.refinement, self.scale = backbone, refinement, scale or 1.0
+        self.backbone = backbone
+        self.refinement = refinement
+        self.scale = scale or 1.0
         self.log_scale = nn.Parameter(torch.tensor(scale or 10.0).log()) if distance == "cosine" else None
 
     @property
@@ -81,7 +85,8 @@ class ProtoNet(Method):
         return self.backbone.features
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
-        given, support_y = episode.support_x, episode.support_y
+        given = episode.support_x
+        support_y = episode.support_y
         shots = len(given)  # of all classes
         if self.refinement is not None:
             if episode.unlabeled_x is None:
@@ -89,18 +94,19 @@ class ProtoNet(Method):
             given = torch.cat([given, episode.unlabeled_x])
 
         def predict(state: dict[str, Tensor], x: Tensor) -> Prediction:
-            features = self.run(self.backbone, part(state, "backbone"), given, x, joint=True)
+            features = self.forward_queries(self.backbone, module_state(state, "backbone"), given, x, joint=True)
             support, unlabeled, queries = features.split([shots, len(given) - shots, len(x)])
             centres = prototypes(support, support_y, episode.ways)
             if self.refinement is not None:
                 counts = F.one_hot(support_y, episode.ways).sum(0).to(centres)
-                centres = functional_call(self.refinement, part(state, "refinement"), (centres, counts, unlabeled))
+                params = module_state(state, "refinement")
+                centres = functional_call(self.refinement, params, (centres, counts, unlabeled))
             return Prediction(self.similarities(state, queries, centres), queries)
 
         return Predictor(predict, dict(self.named_parameters()))
 
     def similarities(self, state: dict[str, Tensor], x: Tensor, centres: Tensor) -> Tensor:
-        """``(M, N)`` logits of features ``(M, D)`` for centres ``(N, D)``."""
+        """Return the logits ``(M, N)`` of features ``(M, D)`` for centres ``(N, D)`` (eq. 2)."""
         if "log_scale" in state:
             return state["log_scale"].exp() * F.normalize(x) @ F.normalize(centres).T
         return -self.scale * squared_distances(x, centres)

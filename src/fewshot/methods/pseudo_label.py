@@ -1,17 +1,17 @@
-"""Pseudo-labels in the inner loop.
+"""Train the inner loop on pseudo-labels of unlabelled images, after FixMatch.
 
 Sohn et al., "FixMatch: simplifying semi-supervised learning with consistency and confidence", NeurIPS 2020.
 
-The prediction q_j on a weakly augmented unlabelled image names its class where it is confident, and the
+The prediction q_j on a weakly augmented unlabelled image names its class where the prediction is confident, and the
 strongly augmented image is trained towards that class (section 2.2, eq. 4):
     loss = weight * mean_j 1[max q_j >= threshold] CE(prediction on strong_j, argmax q_j)
 The mean is over all unlabelled images; no gradient passes through q.
 
 Differs from the paper:
 - the term belongs to the few steps of an inner loop, so an image is augmented once a task, not once a step;
-- it enters from the second step: before the first, predictions know nothing of the task's classes;
+- the term enters from the second step: before the first, predictions know nothing of the task's classes;
 - weak is a shift without a flip and strong an affine map with cutout, as characters change under the paper's;
-- labelled images are not augmented; batch statistics are those of each of the three batches.
+- labelled images are not augmented; each of the three batches has its own batch statistics.
 """
 
 from collections.abc import Callable
@@ -31,11 +31,11 @@ Augmentation = Callable[[Tensor, Tensor, int], Tensor]  # images, key, stream
 
 
 class PseudoLabels:
-    """Makes the term of one task.
+    """Make the further inner-loss term of one task.
 
     Args:
-        threshold: how probable a class must be; above 1, none is.
-        weight: of the term beside the cross-entropy of the support set.
+        threshold: how probable a class must be; above 1 no image counts.
+        weight: factor of the term beside the cross-entropy of the support set.
         start: the inner step, counted from 0, from which the term enters.
         weak, strong: augmentations.
     """
@@ -48,14 +48,17 @@ class PseudoLabels:
         weak: Augmentation = augment.weak,
         strong: Augmentation = augment.strong,
     ) -> None:
-        self.threshold, self.weight, self.start = threshold, weight, start
-        self.weak, self.strong = weak, strong
+        self.threshold = threshold
+        self.weight = weight
+        self.start = start
+        self.weak = weak
+        self.strong = strong
 
     def __call__(self, episode: Episode) -> ExtraLoss:
-        """The term for the unlabelled images of one task.
+        """Return the term for the unlabelled images of one task.
 
         Raises:
-            UserError: there are none.
+            UserError: the task has no unlabelled images.
         """
         if episode.unlabeled_x is None:
             raise UserError("method.pseudo_labels needs task.unlabeled of at least 1, and task.train_unlabeled too")

@@ -1,4 +1,4 @@
-"""Reptile.
+"""Train Reptile.
 
 Nichol, Achiam, Schulman, "On first-order meta-learning algorithms", arXiv:1803.02999, 2018.
 
@@ -9,9 +9,11 @@ There are more shots in training than at test (section 6.2), so that minibatches
 
 Differs from the paper:
 - the inner optimiser is plain gradient descent, where the authors' has Adam with beta_1 = 0;
-- a task's minibatches take its shuffled support set in turn, over and again; at test a step sees all of it;
+- a task's minibatches take its shuffled support set in turn, over and over; at test a step takes the whole set;
 - query images are predicted together (``bn=transductive``), or under ``bn=support`` and ``running``.
 """
+
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +21,7 @@ from torch.func import functional_call
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods.adapt import Adaptation, Params
+from fewshot.methods.adapt import AdaptedParameters, Params
 from fewshot.methods.base import Terms
 from fewshot.methods.fixed_ways import FixedWays
 from fewshot.methods.predictor import ExtraLoss, Predictor
@@ -28,7 +30,7 @@ from fewshot.networks.norm_layers import Statistics, normalising
 
 
 class Reptile(FixedWays):
-    """A network that moves towards what gradient descent makes of it on each task.
+    """Train a network by moving its weights towards the weights adapted to each task.
 
     Args:
         backbone: images to features.
@@ -36,8 +38,8 @@ class Reptile(FixedWays):
         inner_rate: step size of the inner loop.
         steps, test_steps: inner steps in training and in evaluation.
         batch: images of an inner step in training, at most; None for the whole support set.
-        adapt, rank: what the inner loop moves in evaluation, see ``fewshot.methods.adapt``; all of it in training,
-            where what stands still would learn nothing.
+        adapt, rank: the adapted parameters in evaluation, see ``fewshot.methods.adapt``; in training all parameters
+            adapt, since a parameter that stays would learn nothing.
         base: see ``Method``.
     """
 
@@ -51,19 +53,23 @@ class Reptile(FixedWays):
         batch: int | None = 10,
         adapt: str = "all",
         rank: int = 4,
-        **base,
+        **base: Any,
     ) -> None:
         super().__init__(**base)
         for name, value in {"steps": steps, "test_steps": test_steps, "batch": batch}.items():
             if value is not None and value < 1:
                 raise UserError(f"method.{name}={value}: must be at least 1")
         self.classifier = LinearClassifier(backbone, ways)
-        self.ways, self.inner_rate, self.steps, self.test_steps = ways, inner_rate, steps, test_steps
+        self.ways = ways
+        self.inner_rate = inner_rate
+        self.steps = steps
+        self.test_steps = test_steps
         self.batch = batch
-        self.everything, self.adaptation = Adaptation(self.classifier, "all"), Adaptation(self.classifier, adapt, rank)
+        self.adapted_in_training = AdaptedParameters(self.classifier, "all")
+        self.adapted = AdaptedParameters(self.classifier, adapt, rank)
 
     def task_terms(self, episode: Episode) -> Terms:
-        """The gradient of ``objective`` is theta - phi; loss and accuracy are those of the query images at phi."""
+        """Return an objective with gradient theta - phi, and query terms at phi."""
         predict = self.fit_task(episode).detach()
         terms = self.query_terms(predict, episode)
         away = [
@@ -73,19 +79,20 @@ class Reptile(FixedWays):
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         self.refuse_other_ways(episode)
-        support_x, support_y = episode.support_x, episode.support_y
+        support_x = episode.support_x
+        support_y = episode.support_y
         params: Params = dict(self.classifier.named_parameters())
-        adaptation = self.everything if self.training else self.adaptation
+        adapted = self.adapted_in_training if self.training else self.adapted
         count = len(support_y)
         size = min(self.batch or count, count) if self.training else count
 
         def loss(fast: Params, step: int) -> Tensor:
-            places = [place % count for place in range(step * size, (step + 1) * size)]
+            images = [number % count for number in range(step * size, (step + 1) * size)]
             with normalising(self.classifier, Statistics.BATCH):
-                logits = functional_call(self.classifier, adaptation.full(params, fast), (support_x[places],)).logits
-            return episode.if_labeled(F.cross_entropy(logits, support_y[places]))
+                logits = functional_call(self.classifier, adapted.merge(params, fast), (support_x[images],)).logits
+            return episode.if_labeled(F.cross_entropy(logits, support_y[images]))
 
-        fast = adaptation.start(params)
+        fast = adapted.initial(params)
         rates = dict.fromkeys(fast, self.inner_rate)
         fast = self.engine.descend(loss, fast, rates, self.inner_steps, second_order=False)
-        return self.adapted(self.classifier, adaptation.full(params, fast), support_x)
+        return self.adapted_predictor(self.classifier, adapted.merge(params, fast), support_x)

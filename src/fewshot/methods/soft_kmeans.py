@@ -1,4 +1,4 @@
-"""Refinement of prototypes by images without labels.
+"""Refine prototypes by unlabelled images, with soft k-means.
 
 Ren, Triantafillou, Ravi, Snell, Swersky, Tenenbaum, Larochelle, Zemel, "Meta-learning for semi-supervised
 few-shot classification", ICLR 2018: sections "Prototypical networks with soft k-means" and "Prototypical
@@ -7,7 +7,7 @@ networks with masked soft k-means".
 An unlabelled image with embedding h_j belongs to class c in part, and moves its prototype p_c:
     z_jc = softmax_c(-||h_j - p_c||^2)
     p~_c = (sum of the support embeddings of c + sum_j h_j z_jc m_jc) / (their count + sum_j z_jc m_jc)
-with m = 1 in the plain form. The masked form leaves out what is far, such as images of distractor classes:
+with m = 1 in the plain form. The masked form leaves out far images, such as images of distractor classes:
     d~_jc = d_jc / mean_j d_jc, where d_jc = ||h_j - p_c||^2
     m_jc = sigmoid(-gamma_c (d~_jc - beta_c)), with beta_c, gamma_c = MLP(statistics over j of d~_jc)
 
@@ -25,7 +25,7 @@ from fewshot.methods.protonet import squared_distances
 
 
 class SoftKMeans(nn.Module):
-    """Prototypes moved by ``steps`` of soft k-means.
+    """Refine prototypes by ``steps`` of soft k-means.
 
     Input: prototypes ``(N, D)``, support images a class ``(N,)``, embeddings of unlabelled images ``(U, D)``.
     Output: prototypes ``(N, D)``.
@@ -38,15 +38,18 @@ class SoftKMeans(nn.Module):
         self.steps = steps
 
     def forward(self, prototypes: Tensor, counts: Tensor, unlabeled: Tensor) -> Tensor:
+        """Return the refined prototypes ``(N, D)``."""
         refined = prototypes
         for _ in range(self.steps):
             weights = (-squared_distances(unlabeled, refined)).softmax(1)
-            refined = _moved(prototypes, counts, unlabeled, weights)
+            refined = _weighted_means(prototypes, counts, unlabeled, weights)
         return refined
 
 
 class MaskedSoftKMeans(nn.Module):
-    """One step of soft k-means, in which each class masks what is far from it; shapes as for ``SoftKMeans``.
+    """Refine prototypes by one step in which each class masks far images.
+
+    Shapes are as for ``SoftKMeans``.
 
     Args:
         hidden: units of the MLP.
@@ -61,30 +64,32 @@ class MaskedSoftKMeans(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, prototypes: Tensor, counts: Tensor, unlabeled: Tensor) -> Tensor:
-        distances = squared_distances(unlabeled, prototypes).clamp(min=0)  # below it by rounding only
+        """Return the refined prototypes ``(N, D)``."""
+        distances = squared_distances(unlabeled, prototypes).clamp(min=0)  # below 0 by rounding only
         weights = (-distances).softmax(1) * self.mask(distances)
-        return _moved(prototypes, counts, unlabeled, weights)
+        return _weighted_means(prototypes, counts, unlabeled, weights)
 
     def mask(self, distances: Tensor) -> Tensor:
-        """m ``(U, N)`` in (0, 1) of distances ``(U, N)``."""
+        """Return the mask m ``(U, N)`` in (0, 1) of distances ``(U, N)``."""
         mean = distances.mean(0)
         relative = distances / torch.where(mean > 0, mean, 1.0)
-        beta, gamma = self.mlp(statistics(relative).detach()).exp().unbind(1)
+        beta, gamma = self.mlp(distance_statistics(relative).detach()).exp().unbind(1)
         return torch.sigmoid(-gamma * (relative - beta))
 
 
-def statistics(x: Tensor) -> Tensor:
-    """Minimum, maximum, variance, skewness and excess kurtosis ``(N, 5)`` over the rows of ``(U, N)``.
+def distance_statistics(x: Tensor) -> Tensor:
+    """Return minimum, maximum, variance, skewness and excess kurtosis ``(N, 5)`` over rows.
 
-    Of the rows themselves, without a correction for a sample. Where all are equal the skewness is 0.
+    The rows ``(U, N)`` are the population, not a sample. Equal rows have skewness 0.
     """
     variance, mean = torch.var_mean(x, 0, correction=0)
     standard = (x - mean) / torch.where(variance > 0, variance, 1.0).sqrt()
-    skewness, kurtosis = standard.pow(3).mean(0), standard.pow(4).mean(0) - 3
+    skewness = standard.pow(3).mean(0)
+    kurtosis = standard.pow(4).mean(0) - 3
     return torch.stack([x.amin(0), x.amax(0), variance, skewness, kurtosis], dim=1)
 
 
-def _moved(prototypes: Tensor, counts: Tensor, unlabeled: Tensor, weights: Tensor) -> Tensor:
-    """Means of the support set and of the unlabelled images by their weights ``(U, N)``."""
+def _weighted_means(prototypes: Tensor, counts: Tensor, unlabeled: Tensor, weights: Tensor) -> Tensor:
+    """Return class means of support images and weighted unlabelled images."""
     total = counts[:, None] * prototypes + weights.T @ unlabeled
     return total / (counts + weights.sum(0))[:, None]

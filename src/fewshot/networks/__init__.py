@@ -1,4 +1,4 @@
-"""Networks: backbones, norms, what methods put on top, and MetaGAN's generator and task encoder."""
+"""Collect backbones, norms, heads, and MetaGAN's generator and task encoder."""
 
 from fewshot.networks.backbone import Backbone, conv4, mlp
 from fewshot.networks.class_head import ClassHead, CosineHead, LinearHead

@@ -1,4 +1,4 @@
-"""The backbones of the MAML and prototypical network papers: images ``(M, C, H, W)`` to features ``(M, D)``."""
+"""Build the backbones of the MAML and prototypical network papers."""
 
 import math
 from collections.abc import Sequence
@@ -9,32 +9,37 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.networks.convolution import Conv2d
-from fewshot.networks.norm_layers import norm as make_norm
+from fewshot.networks.norm_layers import make_norm
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Backbone(nn.Module):
-    """Images ``(M, C, H, W)`` to features ``(M, features)``.
+    """Map images ``(M, C, H, W)`` to features ``(M, features)``.
 
     Args:
-        features: their number.
-        layers: from images to features.
+        features: the number of features.
+        layers: map images to features.
         shape: (channels, height, width) of the features before they were flattened.
     """
 
     def __init__(self, features: int, layers: nn.Module, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__()
-        self.features, self.layers, self.shape = features, layers, shape or (features, 1, 1)
+        self.features = features
+        self.layers = layers
+        self.shape = shape or (features, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        """Return the features of images."""
+        features: Tensor = self.layers(x)
+        return features
 
 
 class MeanOverSpace(nn.Module):
-    """``(M, C, H, W)`` to ``(M, C)``."""
+    """Average ``(M, C, H, W)`` over space, to ``(M, C)``."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the means."""
         return x.mean((2, 3))
 
 
@@ -49,23 +54,23 @@ def conv4(
     pooled: int | None = None,
     unshuffle: int = 1,
 ) -> Backbone:
-    """Blocks of 3x3 convolution, norm, ReLU.
+    """Build blocks of 3x3 convolution, norm and ReLU.
 
     Args:
-        channels, image_size: of the images, square.
-        width: filters of each block, one number for all or one for each.
+        channels, image_size: channels and side of the square images.
+        width: filters of each block, one number for all blocks or one number a block.
         depth: number of blocks.
         stride: halve the image by stride 2 (MAML on Omniglot, Finn et al. 2017) or by 2x2 max-pooling
             (matching and prototypical networks, Snell et al. 2017).
-        mean_over_space: features are the mean over what space is left, else all of it flattened.
+        mean_over_space: features are the mean over the remaining space, else the flattened maps.
         norm: see ``fewshot.networks.norm_layers``.
-        pooled: how many of the first blocks halve the image; None for all of them.
-        unshuffle: make the pixels of each square of so many along a side channels of one pixel, before the first
-            block (Shi et al. 2016, the inverse of their sub-pixel shuffle): finer images for little more work.
+        pooled: how many of the first blocks halve the image; None for all blocks.
+        unshuffle: make the pixels of each square, of this side, channels of one pixel, before the first block
+            (Shi et al. 2016, the inverse of their sub-pixel shuffle): finer images for little more work.
 
     Raises:
-        ValueError: there are not as many widths as blocks, or the image's side is no multiple of ``unshuffle``, or
-            too small.
+        ValueError: the numbers of widths and blocks differ, or the image's side is too small or no multiple of
+            ``unshuffle``.
     """
     if unshuffle < 1 or image_size % unshuffle:
         raise ValueError(f"unshuffle={unshuffle}: must be a whole number that divides the image's side, {image_size}")
@@ -92,7 +97,7 @@ def conv4(
 
 
 def mlp(channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 64), norm: str = "batch") -> Backbone:
-    """The fully connected network of Finn et al. 2017: linear, norm, ReLU."""
+    """Build the fully connected network of Finn et al. 2017: linear, norm, ReLU."""
     layers: list[nn.Module] = [nn.Flatten()]
     before = channels * image_size**2
     for width in widths:
@@ -102,7 +107,7 @@ def mlp(channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 6
 
 
 def xavier(module: Network) -> Network:
-    """Xavier-uniform (Glorot-uniform) weights and zero biases, as in the MAML code."""
+    """Set Xavier-uniform (Glorot-uniform) weights and zero biases, as the MAML code."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
@@ -112,7 +117,10 @@ def xavier(module: Network) -> Network:
 
 
 def kaiming(module: Network, slope: float = 0.0) -> Network:
-    """Convolutions normal with the variance that (leaky) ReLUs keep going backwards (He et al. 2015), zero biases."""
+    """Set normal convolution weights and zero biases (He et al. 2015).
+
+    The variance is the one that (leaky) ReLUs keep in the backward pass.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, slope, mode="fan_out", nonlinearity="leaky_relu")

@@ -1,4 +1,4 @@
-"""Batch normalisation as a function that is right and fast under second-order gradients and ``vmap``.
+"""Normalise by batch statistics, right and fast under second-order gradients and ``vmap``.
 
 torch's own second derivative of it is a long chain of passes over memory, and under ``vmap`` its scale and
 shift give wrong ones (torch 2.13). Here both derivatives are written out, scale and shift included:
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fewshot.networks.task_axis import in_front
+from fewshot.networks.task_axis import tasks_first
 
 Tensors = tuple[Tensor, ...]
 Grads = tuple[Tensor | None, ...]
@@ -24,17 +24,22 @@ _MANY_NUMBERS = 500_000
 
 
 def batch_normalise(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """``x`` ``(M, C, ...)`` normalised by its own statistics, scaled by ``w`` and shifted by ``b``, both ``(C,)``.
+    """Normalise images by their own statistics, then scale and shift.
+
+    Args:
+        x: images ``(M, C, ...)``.
+        w, b: scale and shift ``(C,)``.
+        eps: added to the variance.
 
     Returns:
-        the normalised images, and without gradients the mean and the (biased) variance ``(C,)``.
+        The normalised images, and without gradients the mean and the (biased) variance ``(C,)``.
     """
     z, mean, r = _Normalise.apply(x.to(w.dtype), w, b, eps, False)  # statistics in full precision
     return z, mean.detach(), r.detach() ** -2 - eps
 
 
 class _Axes:
-    """Where samples and channels are in ``(M, C, ...)``, or in ``(T, M, C, ...)`` with an axis of tasks."""
+    """Locate samples and channels in ``(M, C, ...)``, or ``(T, M, C, ...)`` with tasks."""
 
     def __init__(self, x: Tensor, tasks: bool) -> None:
         channel = 1 + tasks
@@ -43,11 +48,14 @@ class _Axes:
         self.count = x.numel() // (x.shape[channel] * (len(x) if tasks else 1))
 
     def sum(self, x: Tensor) -> Tensor:
-        """Over all but channels (and tasks)."""
+        """Sum over all axes but channels and tasks."""
         return x.sum(self.over)
 
     def combine(self, constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
-        """``constant + sum(x * weight)`` of images ``x``; constant and weights ``(C,)``, or ``(T, C)``."""
+        """Return ``constant + sum(x * weight)`` over images and weights.
+
+        Constant and weights are ``(C,)``, or ``(T, C)`` with tasks.
+        """
         result = constant.reshape(self.shape)
         for x, weight in terms:
             result = torch.addcmul(result, x, weight.reshape(self.shape))
@@ -64,7 +72,9 @@ class _Normalise(torch.autograd.Function):
         if not tasks:
             return torch.native_batch_norm(x, w, b, None, None, True, 0.0, eps)
         if _task_by_task(x):
-            z, mean, r = torch.empty_like(x), torch.empty_like(w), torch.empty_like(w)
+            z = torch.empty_like(x)
+            mean = torch.empty_like(w)
+            r = torch.empty_like(w)
             for task, out in enumerate(zip(z, mean, r, strict=True)):
                 torch.native_batch_norm(x[task], w[task], b[task], None, None, True, 0.0, eps, out=out)
             return z, mean, r
@@ -74,7 +84,7 @@ class _Normalise(torch.autograd.Function):
         return axes.combine(b - w * r * mean, (x, w * r)), mean, r
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         (x, w, _, ctx.eps, ctx.tasks), (_, mean, r) = inputs, output
         ctx.mark_non_differentiable(mean, r)
         ctx.set_materialize_grads(False)
@@ -88,15 +98,17 @@ class _Normalise(torch.autograd.Function):
         return dx, dw, db, None, None
 
     @staticmethod
-    def vmap(info: Any, dims: tuple, x: Tensor, w: Tensor, b: Tensor, eps: float, _: bool) -> tuple:
-        x, w, b = in_front(info, dims, x, w, b)
+    def vmap(
+        info: Any, dims: tuple[int | None, ...], x: Tensor, w: Tensor, b: Tensor, eps: float, _: bool
+    ) -> tuple[Any, ...]:
+        x, w, b = tasks_first(info, dims, x, w, b)
         return _Normalise.apply(x, w, b, eps, True), (0, 0, 0)
 
 
 class _Gradient(torch.autograd.Function):
-    """``w r (g - mean(g) - y mean(g y))``, ``sum(g y)`` and ``sum(g)``.
+    """Compute ``w r (g - mean(g) - y mean(g y))``, ``sum(g y)`` and ``sum(g)``.
 
-    Its own gradient counts what ``mean`` and ``r`` owe to ``x``: to autograd they are constants.
+    The gradient of these includes the dependence of ``mean`` and ``r`` on ``x``, which autograd takes for constants.
     """
 
     @staticmethod
@@ -104,7 +116,9 @@ class _Gradient(torch.autograd.Function):
         if not tasks:
             return _native_gradient(g, x, w, mean, r, eps)
         if _task_by_task(x):
-            dx, dw, db = torch.empty_like(g), torch.empty_like(w), torch.empty_like(w)
+            dx = torch.empty_like(g)
+            dw = torch.empty_like(w)
+            db = torch.empty_like(w)
             for task, given in enumerate(zip(g, x, w, mean, r, strict=True)):
                 dx[task], dw[task], db[task] = _native_gradient(*given, eps)
             return dx, dw, db
@@ -115,7 +129,7 @@ class _Gradient(torch.autograd.Function):
         return axes.combine(-w * r * sum_g / axes.count - slope * mean, (g, w * r), (x, slope)), sum_gy, sum_g
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         *tensors, _, ctx.tasks = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, *output[1:])
@@ -124,15 +138,18 @@ class _Gradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, h: Tensor | None, a: Tensor | None, b: Tensor | None) -> Grads:
         g, x, w, mean, r, sum_gy, sum_g = ctx.saved_tensors
-        axes, zero = _Axes(x, ctx.tasks), torch.zeros_like(w)
-        n, h = axes.count, torch.zeros_like(x) if h is None else h
-        a, b = zero if a is None else a, zero if b is None else b
+        axes = _Axes(x, ctx.tasks)
+        n = axes.count
+        h = torch.zeros_like(x) if h is None else h
+        a = torch.zeros_like(w) if a is None else a
+        b = torch.zeros_like(w) if b is None else b
         sum_h = axes.sum(h)
         sum_hy = (axes.sum(h * x) - mean * sum_h) * r
         # <h, dx> is w r times this; what follows is the gradient of <h, dx> + a dw + b db.
         product = axes.sum(h * g) - (sum_h * sum_g + sum_hy * sum_gy) / n
         # Its gradient by y, at a fixed r, is q = of_h h + of_g g. Then x moves y, mean and r.
-        of_h, of_g = -w * r * sum_gy / n, a - w * r * sum_hy / n
+        of_h = -w * r * sum_gy / n
+        of_g = a - w * r * sum_hy / n
         dg = axes.combine(b - w * r * sum_h / n - of_g * r * mean, (h, w * r), (x, of_g * r))
         mean_q = (of_h * sum_h + of_g * sum_g) / n
         mean_qy = (of_h * sum_hy + of_g * sum_gy) / n
@@ -142,4 +159,7 @@ class _Gradient(torch.autograd.Function):
 
 
 def _native_gradient(g: Tensor, x: Tensor, w: Tensor, mean: Tensor, r: Tensor, eps: float) -> Tensors:
-    return torch.ops.aten.native_batch_norm_backward(g, x, w, None, None, mean, r, True, eps, [True, True, True])
+    gradients: Tensors = torch.ops.aten.native_batch_norm_backward(
+        g, x, w, None, None, mean, r, True, eps, [True, True, True]
+    )
+    return gradients

@@ -1,4 +1,4 @@
-"""Heads that tell all classes of a training set apart, and start anew for the classes of a task."""
+"""Classify the training classes, and start anew for the classes of a task."""
 
 from abc import ABC, abstractmethod
 
@@ -11,7 +11,9 @@ Params = dict[str, Tensor]
 
 
 class ClassHead(nn.Module, ABC):
-    """Features ``(M, D)`` to logits ``(M, C)``; C is 0 until the data or a checkpoint says how many classes there are.
+    """Map features ``(M, D)`` to logits ``(M, C)``.
+
+    C is 0 until the data or a checkpoint gives the number of classes.
 
     Attributes:
         weight: ``(C, D)``, a row a class.
@@ -26,43 +28,52 @@ class ClassHead(nn.Module, ABC):
 
     @property
     def classes(self) -> int:
-        """C."""
+        """Return C."""
         return len(self.weight)
 
     def resize(self, classes: int) -> None:
-        """Start anew with ``classes``, unless there are so many; before there is an optimiser of the parameters."""
+        """Start anew with another number of classes, before an optimiser holds the parameters."""
         if classes != self.classes:
             self.weight = Parameter(self.weight.new_empty(classes, self.features))
-            nn.init.uniform_(self.weight, -(self.features**-0.5), self.features**-0.5)  # as nn.Linear
+            nn.init.uniform_(self.weight, -(self.features**-0.5), self.features**-0.5)  # like nn.Linear
 
     @abstractmethod
-    def start(self, features: Tensor, labels: Tensor, ways: int) -> Params:
-        """The parameters for the N classes of a task, whose support set has ``features`` and ``labels``."""
+    def task_parameters(self, features: Tensor, labels: Tensor, ways: int) -> Params:
+        """Return the first parameters for the N classes of a task.
+
+        Args:
+            features: of the support images, ``(N*K, D)``.
+            labels: ``(N*K,)``.
+            ways: N.
+        """
 
 
 class LinearHead(ClassHead):
-    """Affine; for a task it starts at 0, where no class is likelier than another."""
+    """Map features affinely, from 0 at the start of a task."""
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
         self.bias = Parameter(torch.zeros(0))
 
     def resize(self, classes: int) -> None:
+        """Start anew with another number of classes."""
         super().resize(classes)
         self.bias = Parameter(self.bias.new_zeros(classes))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the logits."""
         return F.linear(features, self.weight, self.bias)
 
-    def start(self, features: Tensor, labels: Tensor, ways: int) -> Params:
+    def task_parameters(self, features: Tensor, labels: Tensor, ways: int) -> Params:
+        """Return zeros."""
         return {"weight": features.new_zeros(ways, self.features), "bias": features.new_zeros(ways)}
 
 
 class CosineHead(ClassHead):
-    """Cosine to a vector of each class, times a learned scale that starts at 10.
+    """Multiply the cosine to each class vector by a learned scale, first 10.
 
     For a task these vectors start at the class means of the normalised features (imprinting, Qi et al. 2018), since
-    a cosine has no gradient at 0; the scale starts where training has brought it.
+    a cosine has no gradient at 0; the scale starts at its trained value.
     """
 
     def __init__(self, features: int) -> None:
@@ -70,9 +81,11 @@ class CosineHead(ClassHead):
         self.log_scale = Parameter(torch.tensor(10.0).log())
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the logits."""
         return self.log_scale.exp() * F.normalize(features) @ F.normalize(self.weight).T
 
-    def start(self, features: Tensor, labels: Tensor, ways: int) -> Params:
+    def task_parameters(self, features: Tensor, labels: Tensor, ways: int) -> Params:
+        """Return the class means of the normalised features, and the trained scale."""
         member = F.one_hot(labels, ways).to(features)
         means = (member.T @ F.normalize(features)) / member.sum(0)[:, None]
         return {"weight": means, "log_scale": self.log_scale}

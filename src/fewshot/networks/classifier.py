@@ -1,4 +1,4 @@
-"""A backbone with a head."""
+"""Put a head on a backbone."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from fewshot.networks.backbone import Backbone
 
 
 class Prediction(NamedTuple):
-    """Logits ``(M, N)`` and the features ``(M, D)`` they were made from."""
+    """Hold logits ``(M, N)`` and their features ``(M, D)``."""
 
     logits: Tensor
     features: Tensor
@@ -19,7 +19,7 @@ HeadInit = Callable[[Tensor], object]
 
 
 def near_zero(weight: Tensor) -> None:
-    """Standard deviation 0.01, as the MAML code's fully connected layers.
+    """Fill a weight with standard deviation 0.01, as the MAML code's fully connected layers.
 
     Labels are exchangeable, so before adaptation no class should be likelier than another.
     """
@@ -27,19 +27,24 @@ def near_zero(weight: Tensor) -> None:
 
 
 class Classifier(nn.Module):
-    """``backbone`` and a ``head`` from features to logits."""
+    """Map images to features by ``backbone``, and features to logits by ``head``."""
 
     def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone = backbone
+        self.head = head
 
     def forward(self, x: Tensor) -> Prediction:
+        """Return logits and features of images."""
         features = self.backbone(x)
         return Prediction(self.head(features), features)
 
 
 class LinearClassifier(Classifier):
-    """A linear head of N outputs, whose weight ``head_init`` fills; its bias starts at 0."""
+    """Classify by a linear head of N outputs.
+
+    ``head_init`` fills the weight of the head; the bias starts at 0.
+    """
 
     def __init__(self, backbone: Backbone, ways: int, head_init: HeadInit = near_zero) -> None:
         head = nn.Linear(backbone.features, ways)

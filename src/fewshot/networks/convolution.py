@@ -1,12 +1,12 @@
-"""Convolutions with weights of each task's own, fast under second-order gradients.
+"""Convolve with weights of each task's own, fast under second-order gradients.
 
 Under ``torch.func.vmap`` tasks bring weights of their own. A grouped convolution would serve, slowly: here
 images become rows of patches, and all tasks go through one batched matrix product. Where the library's own
 kernels are faster, they are used task by task.
 
-Either way is linear in the images and in the weights, and so are its two gradients: of images, weights and outputs
-each is a map of the other two, and the three maps are each other's derivatives. They are closed under
-differentiation, and none needs autograd's double-backward of a convolution, or its transposed products, which are slow.
+Both ways are linear in the images and in the weights, and so are their two gradients: images, weights and outputs are
+each a map of the other two, and the three maps are each other's derivatives. The maps are closed under
+differentiation: no map needs autograd's double-backward of a convolution, or its transposed products, which are slow.
 
 Memory is channels-last throughout, so that rows need no transposition.
 """
@@ -18,18 +18,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot.networks.task_axis import in_front
+from fewshot.networks.task_axis import tasks_first
 
 Pair = tuple[int, int]
 Shape = Sequence[int]
 _CL = torch.channels_last
-# Measured on a CPU: with few channels a library convolution wastes its vectors (with shared weights only where there is
-# one channel); with many rows a task fills the cores, and patches are what memory costs.
-_FEW_CHANNELS, _FEW_SHARED, _MANY_ROWS = 8, 3, 500
+# Measured on a CPU: with few channels a library convolution wastes its vectors (with shared weights only at one or two
+# channels); with many rows a task fills the cores, and patches cost the most memory.
+_FEW_CHANNELS = 8
+_FEW_SHARED = 3
+_MANY_ROWS = 500
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` (its arguments and weights) for zero padding, no dilation and no groups."""
+    """Convolve as ``nn.Conv2d``, with zero padding and neither dilation nor groups.
+
+    Raises:
+        ValueError: other settings of ``nn.Conv2d``.
+    """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -37,33 +43,49 @@ class Conv2d(nn.Conv2d):
             raise ValueError("Conv2d takes neither dilation, groups, padding modes nor padding by name")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs ``(M, O, H', W')`` of images ``(M, C, H, W)``."""
         few = x.shape[-3] < _FEW_SHARED and not x.is_cuda
         convolve = _product if few else _convolution
-        w, device = self.weight, x.device.type
+        w: Tensor = self.weight
+        device = x.device.type
         if torch.is_autocast_enabled(device):  # here, so that derivatives see one type wherever they are taken
-            x, w = x.to(torch.get_autocast_dtype(device)), w.to(torch.get_autocast_dtype(device))
+            x = x.to(torch.get_autocast_dtype(device))
+            w = w.to(torch.get_autocast_dtype(device))
         y = convolve(x, w, self.stride, self.padding)  # type: ignore[arg-type]
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
 
 def _product(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """Images ``(..., n, C, H, W)`` convolved with weights ``(..., O, C, h, w)``: ``(..., n, O, H', W')``."""
-    rows = _Patches.apply(x, (w.shape[-2], w.shape[-1]), stride, padding)
-    product = _Map.apply("outputs", _Product(), rows.flatten(-4, -2), w.movedim(-3, -1).flatten(-3))
+    """Convolve by a matrix product of patches and weights.
+
+    Args:
+        x: images ``(..., n, C, H, W)``.
+        w: weights ``(..., O, C, h, w)``.
+        stride, padding: of the convolution.
+
+    Returns:
+        ``(..., n, O, H', W')``.
+    """
+    rows: Tensor = _Patches.apply(x, (w.shape[-2], w.shape[-1]), stride, padding)
+    product: Tensor = _Bilinear.apply("outputs", _Product(), rows.flatten(-4, -2), w.movedim(-3, -1).flatten(-3))
     return product.view(*rows.shape[:-1], -1).movedim(-1, -3)
 
 
 def _convolution(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """The same, by the library's kernels where weights are shared or a task is large."""
-    return _Map.apply("outputs", _Convolution(stride, padding, x.shape, w.shape), x, w)
+    """Convolve by the library's kernels, for shared weights or large tasks."""
+    outputs: Tensor = _Bilinear.apply("outputs", _Convolution(stride, padding, x.shape, w.shape), x, w)
+    return outputs
 
 
-_PLACES = ("images", "weights", "outputs")
+_ROLES = ("images", "weights", "outputs")
 
 
 @dataclass(frozen=True)
 class _Product:
-    """Rows ``(..., N, K)`` for images, filters ``(..., O, K)`` for weights, and outputs ``(..., N, O)``."""
+    """Relate rows, filters and outputs by a matrix product.
+
+    Rows ``(..., N, K)`` stand for images, filters ``(..., O, K)`` for weights; outputs are ``(..., N, O)``.
+    """
 
     def images(self, filters: Tensor, outputs: Tensor) -> Tensor:
         return outputs @ filters
@@ -77,16 +99,22 @@ class _Product:
         return rows @ filters.mT
 
     def of_tasks(self, info: Any, dims: Sequence[int | None], rows: Tensor, filters: Tensor) -> Tensor:
-        """``outputs`` where some have an axis of tasks."""
+        """Return ``outputs`` where rows or filters have an axis of tasks."""
+        outputs: Tensor
         if dims[1] is None:
             rows = rows.movedim(dims[0] or 0, 0)
-            return _Map.apply("outputs", self, rows.flatten(0, 1), filters).unflatten(0, rows.shape[:2])
-        return _Map.apply("outputs", self, *in_front(info, dims, rows, filters))
+            outputs = _Bilinear.apply("outputs", self, rows.flatten(0, 1), filters).unflatten(0, rows.shape[:2])
+            return outputs
+        outputs = _Bilinear.apply("outputs", self, *tasks_first(info, dims, rows, filters))
+        return outputs
 
 
 @dataclass(frozen=True)
 class _Convolution:
-    """The library's kernels; task by task where images, weights and outputs have an axis of tasks in front."""
+    """Relate images, weights and outputs by the library's kernels.
+
+    Where these have an axis of tasks in front, the kernels run task by task.
+    """
 
     stride: Pair
     padding: Pair
@@ -109,11 +137,12 @@ class _Convolution:
         return torch.conv2d(_nhwc(x), _nhwc(w), None, self.stride, self.padding)
 
     def of_tasks(self, info: Any, dims: Sequence[int | None], x: Tensor, w: Tensor) -> Tensor:
-        """``outputs`` where some have an axis of tasks."""
+        """Return ``outputs`` where images or weights have an axis of tasks."""
         if dims[1] is None:  # shared weights: one pass for all tasks
             x = x.movedim(dims[0] or 0, 0)
-            return _convolution(x.flatten(0, 1), w, self.stride, self.padding).unflatten(0, x.shape[:2])
-        x, w = in_front(info, dims, x, w)
+            outputs: Tensor = _convolution(x.flatten(0, 1), w, self.stride, self.padding).unflatten(0, x.shape[:2])
+            return outputs
+        x, w = tasks_first(info, dims, x, w)
         rows = x.shape[-4] * x.shape[-2] * x.shape[-1] // (self.stride[0] * self.stride[1])
         by_task = not x.is_cuda and x.shape[-3] >= _FEW_CHANNELS and rows >= _MANY_ROWS
         return (_convolution if by_task else _product)(x, w, self.stride, self.padding)
@@ -121,44 +150,49 @@ class _Convolution:
     def _task(self) -> "_Convolution":
         return _Convolution(self.stride, self.padding, self.of_images[1:], self.of_weights[1:])
 
-    def _backward(self, g: Tensor, x: Tensor, w: Tensor, mask: tuple) -> tuple[Tensor, ...]:
-        return torch.ops.aten.convolution_backward(
+    def _backward(self, g: Tensor, x: Tensor, w: Tensor, mask: tuple[bool, ...]) -> tuple[Tensor, ...]:
+        gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
             _nhwc(g), _nhwc(x), _nhwc(w), None, self.stride, self.padding, (1, 1), False, (0, 0), 1, mask
         )
+        return gradients
 
 
-class _Map(torch.autograd.Function):
-    """One of ``_PLACES`` of a form from the other two, in this order."""
+class _Bilinear(torch.autograd.Function):
+    """Compute images, weights or outputs from the other two.
+
+    The inputs are the role to compute, the form that relates the three, and the other two in the order of ``_ROLES``.
+    """
 
     @staticmethod
-    def forward(of: str, form: "_Product | _Convolution", a: Tensor, b: Tensor) -> Tensor:
-        return getattr(form, of)(a, b)
+    def forward(role: str, form: "_Product | _Convolution", a: Tensor, b: Tensor) -> Tensor:
+        result: Tensor = getattr(form, role)(a, b)
+        return result
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.of, ctx.form, *tensors = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.role, ctx.form, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple:
-        places = [place for place in _PLACES if place != ctx.of]
-        given = dict(zip((*places, ctx.of), (*ctx.saved_tensors, g), strict=True))
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        others = [role for role in _ROLES if role != ctx.role]
+        given = dict(zip((*others, ctx.role), (*ctx.saved_tensors, g), strict=True))
         gradients = [
-            _Map.apply(place, ctx.form, *(given[other] for other in _PLACES if other != place)) if needed else None
-            for place, needed in zip(places, ctx.needs_input_grad[2:], strict=True)
+            _Bilinear.apply(role, ctx.form, *(given[other] for other in _ROLES if other != role)) if needed else None
+            for role, needed in zip(others, ctx.needs_input_grad[2:], strict=True)
         ]
         return None, None, *gradients
 
     @staticmethod
     def vmap(
-        info: Any, dims: tuple, of: str, form: "_Product | _Convolution", a: Tensor, b: Tensor
+        info: Any, dims: tuple[int | None, ...], role: str, form: "_Product | _Convolution", a: Tensor, b: Tensor
     ) -> tuple[Tensor, int]:
-        assert of == "outputs", "gradients are taken below vmap"
+        assert role == "outputs", "gradients are taken below vmap"
         return form.of_tasks(info, dims[2:], a, b), 0
 
 
 def _stack(images: list[Tensor]) -> Tensor:
-    """As ``torch.stack``, with channels last."""
+    """Stack images as ``torch.stack``, with channels last."""
     return torch.stack([x.movedim(-3, -1) for x in images]).movedim(-1, -3)
 
 
@@ -167,7 +201,10 @@ def _nhwc(x: Tensor) -> Tensor:
 
 
 class _Patches(torch.autograd.Function):
-    """``(..., n, H', W', h w C)``: what each output of a convolution sees of ``(..., n, C, H, W)``."""
+    """Cut images into the patch that each output depends on.
+
+    Input: ``(..., n, C, H, W)``. Output: ``(..., n, H', W', h w C)``.
+    """
 
     @staticmethod
     def forward(x: Tensor, size: Pair, stride: Pair, padding: Pair) -> Tensor:
@@ -179,21 +216,23 @@ class _Patches(torch.autograd.Function):
         return view.reshape(*batch, *out, -1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, *ctx.how = inputs
         ctx.shape = x.shape
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple:
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         return _Fold.apply(g, *ctx.how, ctx.shape), None, None, None
 
     @staticmethod
-    def vmap(info: Any, dims: tuple, x: Tensor, size: Pair, stride: Pair, padding: Pair) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, dims: tuple[int, ...], x: Tensor, size: Pair, stride: Pair, padding: Pair
+    ) -> tuple[Tensor, int]:
         return _Patches.apply(x.movedim(dims[0], 0), size, stride, padding), 0
 
 
 class _Fold(torch.autograd.Function):
-    """The transpose of ``_Patches``: each place of ``shape`` receives the sum over the patches that it is in."""
+    """Sum patches into images of ``shape``: the transpose of ``_Patches``."""
 
     @staticmethod
     def forward(rows: Tensor, size: Pair, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
@@ -203,7 +242,7 @@ class _Fold(torch.autograd.Function):
         x = rows.new_empty(len(patches), high + 2 * padding[0], wide + 2 * padding[1], channels)
         if size[0] < stride[0] or size[1] < stride[1]:
             x.zero_()
-        x[:, out[0] * stride[0] :].zero_()  # what no first visit below reaches
+        x[:, out[0] * stride[0] :].zero_()  # rows and columns that no first visit below reaches
         x[:, :, out[1] * stride[1] :].zero_()
         for i in range(size[0]):
             for j in range(size[1]):
@@ -217,16 +256,16 @@ class _Fold(torch.autograd.Function):
         return x.permute(0, 3, 1, 2).view(*batch, channels, high, wide)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, *ctx.how, _ = inputs
 
     @staticmethod
-    def backward(ctx: Any, x: Tensor) -> tuple:
+    def backward(ctx: Any, x: Tensor) -> tuple[Any, ...]:
         return _Patches.apply(x, *ctx.how), None, None, None, None
 
 
 def _padded(x: Tensor, padding: Pair) -> Tensor:
-    """``(n, H, W, C)`` with zeros around; as ``F.pad``, which fills all of it with them first."""
+    """Surround ``(n, H, W, C)`` by zeros; ``F.pad`` would fill everything with zeros first."""
     n, high, wide, channels = x.shape
     top, left = padding
     result = x.new_empty(n, high + 2 * top, wide + 2 * left, channels)

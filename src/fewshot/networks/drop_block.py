@@ -1,4 +1,4 @@
-"""DropBlock, whose masks are a function of the task and not of what was drawn before it."""
+"""Drop blocks of features by masks that are a function of the task."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,32 +12,37 @@ from fewshot.streams import TaskStream
 
 
 class DropBlock(nn.Module):
-    """Squares of each feature map set to 0, in training (Ghiasi, Lin and Le 2018, algorithm 1).
+    """Set squares of each feature map to 0 in training.
 
-    The mask of a pass is a function of the task's key, of the layer, and of how many passes of the task came before:
-    ``drawing`` hands out the key. What is left is scaled up, over the images of a pass together.
+    Ghiasi, Lin, Le, "DropBlock", NeurIPS 2018, algorithm 1.
+
+    The mask of a pass is a function of the task's key, of the layer, and of the number of earlier passes of the task:
+    ``with_task_key`` sets the key. The remaining features are scaled up, over the images of a pass together.
 
     Args:
-        rate: the part of a map that is dropped, about.
-        size: side of a square; that of the map where it is smaller.
+        rate: the dropped fraction of a map, about.
+        size: side of a square, at most the side of the map.
 
     Input ``(M, C, H, W)``.
 
     Raises:
-        RuntimeError: in training, outside of ``drawing``.
+        RuntimeError: in training, outside of ``with_task_key``.
     """
 
     def __init__(self, rate: float = 0.1, size: int = 5) -> None:
         super().__init__()
-        self.rate, self.size = rate, size
+        self.rate = rate
+        self.size = size
         self.key: Tensor | None = None
-        self.layer = self.passes = 0
+        self.layer = 0
+        self.passes = 0
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features with squares dropped; in evaluation the features alone."""
         if not self.training or not self.rate:
             return x
         if self.key is None:
-            raise RuntimeError("DropBlock in training needs the key of a task: use drawing()")
+            raise RuntimeError("DropBlock in training needs the key of a task: use with_task_key()")
         height, width = x.shape[2:]
         size = min(self.size, height, width)
         places = (*x.shape[:2], height - size + 1, width - size + 1)
@@ -51,11 +56,13 @@ class DropBlock(nn.Module):
 
 
 @contextmanager
-def drawing(module: nn.Module, key: Tensor) -> Iterator[None]:
-    """Within: the passes of one task, whose scalar ``key`` decides what is dropped."""
+def with_task_key(module: nn.Module, key: Tensor) -> Iterator[None]:
+    """Let the scalar ``key`` of one task decide the dropped squares in this context."""
     layers = [layer for layer in module.modules() if isinstance(layer, DropBlock)]
     for number, layer in enumerate(layers):
-        layer.key, layer.layer, layer.passes = key, number, 0
+        layer.key = key
+        layer.layer = number
+        layer.passes = 0
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The task encoder and the conditional generator of MetaGAN."""
+"""Build the task encoder and the conditional generator of MetaGAN."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ AGGREGATIONS = ("mean", "max", "attention")
 
 
 class Aggregation(nn.Module):
-    """Codes ``(M, features)`` of the images of a set to one ``(features,)``, whatever their order.
+    """Combine the codes ``(M, features)`` of a set into one ``(features,)``, in any order.
 
     ``mean`` and ``max`` over the set, or ``attention``: the mean under a softmax of one learned linear score a code.
     """
@@ -23,18 +23,21 @@ class Aggregation(nn.Module):
         self.score = nn.Linear(features, 1, bias=False) if kind == "attention" else None
 
     def forward(self, codes: Tensor) -> Tensor:
+        """Return the code of the set."""
         if self.score is not None:
-            return (self.score(codes).softmax(0) * codes).sum(0)
+            weights: Tensor = self.score(codes).softmax(0)
+            return (weights * codes).sum(0)
         return codes.mean(0) if self.kind == "mean" else codes.amax(0)
 
 
 class TaskEncoder(nn.Module):
-    """A support set ``(K*N, C, H, W)`` to one vector h_T ``(features,)``: encode each image, put the codes together.
+    """Encode a support set ``(K*N, C, H, W)`` as one vector h_T ``(features,)``.
 
-    Three strided convolutions; no norm, so that one image's code does not depend on the others.
+    Each image is encoded by three strided convolutions, then the codes are combined. No norm, so that the code of an
+    image does not depend on the other images.
 
     Args:
-        channels, image_size: of the images, square.
+        channels, image_size: channels and side of the square images.
         width: filters of the first convolution.
         features: length of h_T.
         aggregation: see ``Aggregation``.
@@ -44,7 +47,8 @@ class TaskEncoder(nn.Module):
         self, channels: int, image_size: int, width: int = 32, features: int = 256, aggregation: str = "mean"
     ) -> None:
         super().__init__()
-        self.features, self.aggregate = features, Aggregation(features, aggregation)
+        self.features = features
+        self.aggregate = Aggregation(features, aggregation)
         side = -(-image_size // 8)
         self.layers = nn.Sequential(
             nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2),
@@ -54,21 +58,24 @@ class TaskEncoder(nn.Module):
         )  # fmt: skip
 
     def forward(self, support_x: Tensor) -> Tensor:
-        return self.aggregate(self.layers(support_x))
+        """Return h_T."""
+        code: Tensor = self.aggregate(self.layers(support_x))
+        return code
 
 
 class Generator(nn.Module):
-    """Noise ``(M, noise)`` and a task vector ``(condition,)`` to images ``(M, C, S, S)`` in [-1, 1].
+    """Map noise and a task vector to images in [-1, 1].
 
-    Dense to ``S/4 x S/4 x 4 width``, then twice nearest upsampling and a 5x5 convolution to
-    ``2 width``, ``width`` and C channels; LeakyReLU, tanh at the end, no norm.
+    Input: noise ``(M, noise)`` and a task vector ``(condition,)``. Output: ``(M, C, S, S)``. A dense layer to
+    ``S/4 x S/4 x 4 width``, then twice nearest upsampling and a 5x5 convolution to ``2 width``, ``width`` and C
+    channels; LeakyReLU, tanh at the end, no norm.
 
     Args:
-        channels, image_size: of the images, square.
+        channels, image_size: channels and side of the square images.
         condition: length of the task vector.
         noise: length of z.
         width: filters before the last convolution.
-        slopes: of the LeakyReLU after the dense layer and after the first two convolutions; 1 is none.
+        slopes: slopes of the LeakyReLU after the dense layer and the first two convolutions; 1 for no activation.
     """
 
     def __init__(
@@ -83,7 +90,10 @@ class Generator(nn.Module):
         super().__init__()
         if image_size % 4:
             raise ValueError(f"the generator upsamples twice: image_size={image_size} must be a multiple of 4")
-        self.noise, self.width, self.side, self.slopes = noise, width, image_size // 4, slopes
+        self.noise = noise
+        self.width = width
+        self.side = image_size // 4
+        self.slopes = slopes
         self.dense = nn.Linear(noise + condition, 4 * width * self.side**2)
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 5, padding=2)
@@ -91,7 +101,8 @@ class Generator(nn.Module):
         )
 
     def forward(self, z: Tensor, task: Tensor) -> Tensor:
-        x = self.dense(torch.cat([z, task.expand(len(z), -1)], dim=1))
+        """Return images."""
+        x: Tensor = self.dense(torch.cat([z, task.expand(len(z), -1)], dim=1))
         x = x.view(len(z), 4 * self.width, self.side, self.side)
         for block, (conv, slope) in enumerate(zip(self.convs, self.slopes, strict=True)):
             x = F.leaky_relu(x, slope)

@@ -1,4 +1,4 @@
-"""The networks of a MetaGAN implementation in TensorFlow 2, as Keras builds them.
+"""Build the networks of a MetaGAN implementation in TensorFlow 2, as Keras does.
 
 "Implementation of MetaGAN: an adversarial approach to few-shot learning", spktsagar.com/posts/2020/03/impl-metagan.
 Weights start Glorot-uniform and biases at zero; LeakyReLU has slope 0.3, batch norm epsilon 1e-3.
@@ -11,17 +11,20 @@ from fewshot.networks.backbone import Backbone, xavier
 from fewshot.networks.gan import Generator, TaskEncoder
 from fewshot.networks.norm_layers import BatchNorm
 
-_SLOPE, _EPS = 0.3, 1e-3
+_SLOPE = 0.3
+_EPS = 1e-3
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution to ``ceil(size / stride)``, padded as TensorFlow does: the odd zero right and below."""
+    """Convolve to ``ceil(size / stride)``, with TensorFlow's padding: the odd zero right and below."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1) -> None:
         super().__init__(before, after, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        """Return the convolved images."""
+        kernel = self.kernel_size[0]
+        stride = self.stride[0]
         padding: list[int] = []
         for size in (x.shape[-1], x.shape[-2]):  # F.pad begins with the last axis
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -30,7 +33,7 @@ class SameConv2d(nn.Conv2d):
 
 
 def classifier_body(channels: int, image_size: int, width: int = 64, depth: int = 4) -> Backbone:
-    """Blocks of stride-2 3x3 convolution, batch norm, ReLU; what space is left is flattened."""
+    """Build blocks of stride-2 3x3 convolution, batch norm and ReLU, then flatten."""
     layers: list[nn.Module] = []
     for block in range(depth):
         layers += [SameConv2d(width if block else channels, width, 3, 2), BatchNorm(width, eps=_EPS), nn.ReLU()]
@@ -41,9 +44,10 @@ def classifier_body(channels: int, image_size: int, width: int = 64, depth: int 
 def task_encoder(
     channels: int, image_size: int, width: int = 64, features: int = 256, aggregation: str = "mean"
 ) -> TaskEncoder:
-    """Six 3x3 convolutions of 1, 1, 2, 2, 4 and 4 times ``width`` filters, every second of stride 2; dense.
+    """Build six 3x3 convolutions, every second of stride 2, and a dense layer.
 
-    The blog's dropout is left out: it is called outside of training mode there, where it does nothing.
+    Filters are 1, 1, 2, 2, 4 and 4 times ``width``. The blog's dropout is left out: the blog calls dropout outside of
+    training mode, where dropout does nothing.
     """
     layers: list[nn.Module] = []
     before = channels
@@ -59,5 +63,8 @@ def task_encoder(
 
 
 def generator(channels: int, image_size: int, condition: int, noise: int = 100, width: int = 64) -> Generator:
-    """No activation after the dense layer; its 5x5 convolutions have stride 1, where padding is the usual one."""
+    """Build a generator without an activation after the dense layer.
+
+    The 5x5 convolutions have stride 1, where TensorFlow's padding is the usual padding.
+    """
     return xavier(Generator(channels, image_size, condition, noise, width, slopes=(1.0, _SLOPE, _SLOPE)))

@@ -1,7 +1,7 @@
-"""The Omniglot networks of learn2learn 0.2 (``learn2learn/vision/models/cnn4.py``), with its initialisation.
+"""Build the Omniglot networks of learn2learn 0.2, with its initialisation.
 
-Their heads start otherwise than MAML's here: standard normal after the CNN, as the other linear layers after
-the FC network; ``head_init`` of a recipe says so.
+The source is ``learn2learn/vision/models/cnn4.py``. The heads start differently from MAML's heads here: standard normal
+after the CNN, and like the other linear layers after the FC network. A recipe sets this by ``head_init``.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from fewshot.networks.norm_layers import batch_norms
 
 
 def omniglot_cnn(channels: int, image_size: int, width: int = 128, depth: int = 3) -> Backbone:
-    """``OmniglotCNN``: ``depth`` blocks of stride-2 3x3 convolution, batch norm, ReLU; the mean over space.
+    """Build ``OmniglotCNN``: blocks of stride-2 3x3 convolution, batch norm and ReLU, then the mean.
 
     Convolutions start Xavier-uniform with zero biases, the scale of a norm uniform in (0, 1).
     """
@@ -24,7 +24,10 @@ def omniglot_cnn(channels: int, image_size: int, width: int = 128, depth: int = 
 
 
 def omniglot_fc(channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 64)) -> Backbone:
-    """``OmniglotFC``: linear, batch norm (epsilon 1e-3), ReLU; weights start as a normal of 0.01 cut at two of it."""
+    """Build ``OmniglotFC``: linear, batch norm (epsilon 1e-3), ReLU.
+
+    Weights start normal with standard deviation 0.01, cut at two standard deviations.
+    """
     backbone = mlp(channels, image_size, widths)
     for layer in backbone.modules():
         if isinstance(layer, nn.Linear):

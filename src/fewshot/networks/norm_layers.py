@@ -1,8 +1,6 @@
-"""Normalisation layers that are right under second-order gradients and ``vmap``.
+"""Normalise features, right under second-order gradients and ``vmap``.
 
-``nn.BatchNorm2d(track_running_stats=False)``, ``nn.LayerNorm`` and affine ``nn.InstanceNorm2d`` give
-silently wrong second-order gradients under ``torch.func.vmap`` (torch 2.13): scale and shift inside the
-fused kernel are at fault; ``batch_norm_function`` has derivatives of its own. ``nn.GroupNorm`` is right.
+``batch_norm_function`` has derivatives of its own; ``refused_layers`` lists the layers of torch that are refused.
 """
 
 import math
@@ -17,18 +15,18 @@ from fewshot.networks.batch_norm_function import batch_normalise
 
 
 class Statistics(Enum):
-    """Where the mean and variance of a batch norm come from."""
+    """Name the source of a batch norm's mean and variance."""
 
     BATCH = "batch"
     RUNNING = "running"
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy 2015) that knows what a task is.
+    """Normalise by the statistics of one task (Ioffe and Szegedy 2015).
 
     The batch is the images of one task; the task axis comes from the engine, so statistics never
-    cross tasks. Running statistics are not touched in ``forward``: under ``vmap`` they cannot be.
-    ``recording`` hands out what a pass saw, and the method averages it over the meta-batch.
+    cross tasks. ``forward`` does not change running statistics: ``vmap`` forbids it.
+    ``recording`` collects the statistics of a pass, and the method averages them over the meta-batch.
 
     Input ``(M, C, H, W)`` or ``(M, C)``.
     """
@@ -39,24 +37,27 @@ class BatchNorm(nn.Module):
 
     def __init__(self, features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
-        self.eps, self.momentum = eps, momentum
+        self.eps = eps
+        self.momentum = momentum
         self.weight = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
         self.register_buffer("running_mean", torch.zeros(features))
         self.register_buffer("running_var", torch.ones(features))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.source: Statistics | float = Statistics.BATCH
-        self.seen: list[tuple[Tensor, Tensor]] | None = None
+        self.recorded: list[tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised features."""
         shape = (1, -1) + (1,) * (x.ndim - 2)
         if self.source is Statistics.BATCH:
             x, mean, var = batch_normalise(x, self.weight, self.bias, self.eps)
-            if self.seen is not None:
-                self.seen.append((mean, var))
+            if self.recorded is not None:
+                self.recorded.append((mean, var))
             return x
         if self.source is Statistics.RUNNING:
-            mean, var = self.running_mean, self.running_var
+            mean = self.running_mean
+            var = self.running_var
         else:  # of the first rows only: the support set
             var, mean = torch.var_mean(x[: round(self.source * len(x))], (0, *range(2, x.ndim)), correction=0)
         x = (x - mean.view(shape)) * torch.rsqrt(var.view(shape) + self.eps)
@@ -64,9 +65,9 @@ class BatchNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, mean: Tensor, var: Tensor) -> None:
-        """Move the running statistics towards ``mean`` and ``var`` ``(C,)``, as averaged over a meta-batch.
+        """Move the running statistics towards the ``mean`` and ``var`` ``(C,)`` of a meta-batch.
 
-        The first update replaces the initial values, so that they never linger.
+        The first update replaces the initial values.
         """
         weight = torch.where(self.updates == 0, 1.0, self.momentum)
         self.running_mean.lerp_(mean.to(self.running_mean), weight.to(self.running_mean))
@@ -75,9 +76,10 @@ class BatchNorm(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """``nn.GroupNorm``, whose own call asks of memory what cannot be answered under ``vmap``."""
+    """Normalise groups of channels as ``nn.GroupNorm``, which fails under ``vmap``."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised features."""
         rows, channels, *space = x.shape
         count = math.prod(space)
         return torch.native_group_norm(
@@ -86,15 +88,16 @@ class GroupNorm(nn.GroupNorm):
 
 
 def batch_norms(module: nn.Module) -> list[BatchNorm]:
-    """The batch norms of ``module``, in a fixed order."""
+    """Return the batch norms of ``module``, in a fixed order."""
     return [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
 
 
 @contextmanager
 def normalising(module: nn.Module, source: Statistics | float) -> Iterator[None]:
-    """Within: normalise by ``source``; a number stands for the statistics of that first part of the batch.
+    """Normalise by ``source`` in this context.
 
-    A part and not a count: where a head sees pairs of an image and a class, its batch is longer.
+    A number is a fraction: the first part of the batch gives the statistics. A count would not do, since the batch of a
+    head can be longer, such as pairs of an image and a class.
     """
     layers = batch_norms(module)
     before = [layer.source for layer in layers]
@@ -109,23 +112,23 @@ def normalising(module: nn.Module, source: Statistics | float) -> Iterator[None]
 
 @contextmanager
 def recording(module: nn.Module) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
-    """Within: collect ``(mean, variance)`` of every pass on batch statistics, a list for each layer."""
+    """Collect ``(mean, variance)`` of every pass in this context, a list for each layer."""
     layers = batch_norms(module)
-    seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
-    for layer, collected in zip(layers, seen, strict=True):
-        layer.seen = collected
+    recorded: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
+    for layer, collected in zip(layers, recorded, strict=True):
+        layer.recorded = collected
     try:
-        yield seen
+        yield recorded
     finally:
         for layer in layers:
-            layer.seen = None
+            layer.recorded = None
 
 
 NORMS = ("batch", "group", "layer", "none")
 
 
-def norm(kind: str, features: int) -> nn.Module:
-    """``batch``, ``group`` (8 groups), ``layer`` (one group: over channels and space) or ``none``."""
+def make_norm(kind: str, features: int) -> nn.Module:
+    """Build a norm: ``batch``, ``group`` (8 groups), ``layer`` (one group) or ``none``."""
     if kind == "batch":
         return BatchNorm(features)
     if kind == "none":

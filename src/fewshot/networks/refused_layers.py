@@ -29,7 +29,7 @@ def refuse_layers(module: nn.Module) -> None:
 
 
 def _reason(layer: nn.Module) -> str:
-    """Return why a layer is refused and what to use in its place; empty for a layer that is accepted."""
+    """Return why a layer is refused and what replaces it; empty for accepted layers."""
     if isinstance(layer, _BatchNorm):
         return "it does not know the tasks and follows no method.bn: use fewshot.networks.BatchNorm"
     if isinstance(layer, _InstanceNorm) and layer.track_running_stats:

@@ -1,4 +1,4 @@
-"""The network of relation networks: an embedding that keeps its space, and a head that compares."""
+"""Build the network of relation networks: an embedding and a head that compares."""
 
 import torch
 import torch.nn.functional as F
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from fewshot.errors import UserError
 from fewshot.networks.backbone import Backbone
 from fewshot.networks.classifier import Prediction
-from fewshot.networks.norm_layers import norm as make_norm
+from fewshot.networks.norm_layers import make_norm
 
 _HIDDEN = 8
 
 
 class RelationNetwork(nn.Module):
-    """Images ``(M, C, H, W)`` to relation scores ``(M, N)`` before the sigmoid, and features ``(M, D)``.
+    """Map images ``(M, C, H, W)`` to relation scores ``(M, N)`` before the sigmoid.
 
     The map of a class and the map of an image are put together along channels; two blocks of 3x3
     convolution, norm, 2x2 max-pooling and ReLU, a linear layer to 8, ReLU and a linear layer score each pair
@@ -21,11 +21,11 @@ class RelationNetwork(nn.Module):
     of the images is the same part of the pairs, as ``normalising`` needs.
 
     Args:
-        backbone: images to flattened maps of ``backbone.shape``.
-        norm: of the head; see ``fewshot.networks.norm_layers``.
+        backbone: maps images to flattened maps of ``backbone.shape``.
+        norm: norm of the head; see ``fewshot.networks.norm_layers``.
 
     Attributes:
-        classes: ``(N, D)`` flattened maps of classes; empty here, a task hands in its own by ``functional_call``.
+        classes: ``(N, D)`` flattened maps of classes; empty here; ``functional_call`` sets the classes of a task.
 
     Raises:
         UserError: the maps are too small for two poolings.
@@ -52,9 +52,10 @@ class RelationNetwork(nn.Module):
         self.register_buffer("classes", torch.zeros(0, backbone.features), persistent=False)
 
     def forward(self, x: Tensor) -> Prediction:
+        """Return relation scores and features ``(M, D)``."""
         features = self.backbone(x)
         images, classes = (flat.view(len(flat), *self.backbone.shape) for flat in (features, self.classes))
-        # A convolution of two maps side by side is the sum of one of each: M + N convolutions, not M * N.
+        # A convolution of two maps side by side is the sum of two convolutions: M + N convolutions, not M * N.
         of_class, of_image = self.join.weight.split(self.backbone.shape[0], dim=1)
         pairs = F.conv2d(images, of_image, padding=1)[:, None] + F.conv2d(classes, of_class, self.join.bias, padding=1)
         return Prediction(self.head(pairs.flatten(0, 1)).view(len(images), len(classes)), features)

@@ -1,4 +1,4 @@
-"""ResNet-12 as few-shot learning uses it: images ``(M, C, H, W)`` to features ``(M, D)``."""
+"""Build the ResNet-12 of few-shot learning."""
 
 from collections.abc import Sequence
 
@@ -7,27 +7,29 @@ from torch import Tensor, nn
 from fewshot.networks.backbone import Backbone, kaiming
 from fewshot.networks.convolution import Conv2d
 from fewshot.networks.drop_block import DropBlock
-from fewshot.networks.norm_layers import norm as make_norm
+from fewshot.networks.norm_layers import make_norm
 
 _SLOPE = 0.1
 
 
 class Block(nn.Module):
-    """Three 3x3 convolutions beside a 1x1 one, 2x2 max-pooling, DropBlock where it is given."""
+    """Add three 3x3 convolutions and a 1x1 convolution; then 2x2 max-pooling and, if given, DropBlock."""
 
     def __init__(self, before: int, width: int, norm: str, drop: DropBlock | None) -> None:
         super().__init__()
         bias = norm == "none"
         layers: list[nn.Module] = []
-        for place in range(3):
-            layers += [Conv2d(width if place else before, width, 3, padding=1, bias=bias), make_norm(norm, width)]
-            layers += [nn.LeakyReLU(_SLOPE)] if place < 2 else []
+        for number in range(3):
+            layers += [Conv2d(width if number else before, width, 3, padding=1, bias=bias), make_norm(norm, width)]
+            layers += [nn.LeakyReLU(_SLOPE)] if number < 2 else []
         self.layers = nn.Sequential(*layers)
         self.shortcut = nn.Sequential(Conv2d(before, width, 1, bias=bias), make_norm(norm, width))
         self.end = nn.Sequential(nn.LeakyReLU(_SLOPE), nn.MaxPool2d(2), *([drop] if drop else []))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.end(self.layers(x) + self.shortcut(x))
+        """Return the features of the block."""
+        features: Tensor = self.end(self.layers(x) + self.shortcut(x))
+        return features
 
 
 def resnet12(
@@ -38,12 +40,13 @@ def resnet12(
     block_size: int = 5,
     norm: str = "batch",
 ) -> Backbone:
-    """Four blocks of three convolutions and the mean over space, as in MetaOptNet (Lee et al. 2019) and RFS.
+    """Build four blocks of three convolutions and the mean over space.
 
-    Differs from their code: DropBlock has one rate from the first step on, and the first two blocks no dropout.
+    The blocks are as in MetaOptNet (Lee et al. 2019) and RFS. Differs from their code: DropBlock has one rate from the
+    first step on, and the first two blocks no dropout.
 
     Args:
-        channels, image_size: of the images, square.
+        channels, image_size: channels and side of the square images.
         widths: filters of each block.
         drop_rate, block_size: of DropBlock in the last two blocks.
         norm: see ``fewshot.networks.norm_layers``.

@@ -1,15 +1,15 @@
-"""ResNet-18 (He, Zhang, Ren and Sun 2016): images ``(M, C, H, W)`` to features ``(M, D)``."""
+"""Build ResNet-18 (He, Zhang, Ren and Sun 2016)."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewshot.networks.backbone import Backbone, kaiming
 from fewshot.networks.convolution import Conv2d
-from fewshot.networks.norm_layers import norm as make_norm
+from fewshot.networks.norm_layers import make_norm
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution where the shape changes."""
+    """Add two 3x3 convolutions and the identity, or a 1x1 convolution where the shape changes."""
 
     def __init__(self, before: int, width: int, stride: int, norm: str) -> None:
         super().__init__()
@@ -23,17 +23,18 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(Conv2d(before, width, 1, stride, bias=bias), make_norm(norm, width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features of the block."""
         return F.relu(self.layers(x) + self.shortcut(x))
 
 
 def resnet18(
     channels: int, image_size: int, width: int = 64, small_images: bool = False, norm: str = "batch"
 ) -> Backbone:
-    """Eight blocks of two convolutions and the mean over space.
+    """Build eight blocks of two convolutions and the mean over space.
 
     Args:
-        channels, image_size: of the images; any size.
-        width: filters of the first two blocks; they double three times.
+        channels, image_size: channels and side of the images; any size.
+        width: filters of the first two blocks; the number doubles three times.
         small_images: a 3x3 convolution first, in place of ImageNet's 7x7 of stride 2 and 3x3 max-pooling of stride 2.
         norm: see ``fewshot.networks.norm_layers``.
     """

@@ -1,4 +1,4 @@
-"""The axis of tasks that ``vmap`` hands to a function with a rule of its own."""
+"""Move the axis of tasks, in functions with a ``vmap`` rule of their own."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from torch import Tensor
 
 
-def in_front(info: Any, dims: Sequence[int | None], *tensors: Tensor) -> list[Tensor]:
-    """``tensors`` with the axis of tasks first; what tasks share is repeated, without a copy.
+def tasks_first(info: Any, dims: Sequence[int | None], *tensors: Tensor) -> list[Tensor]:
+    """Return ``tensors`` with the axis of tasks first; shared tensors are expanded, without a copy.
 
     Args:
-        info: as ``vmap`` gives it to the rule.
-        dims: where each tensor has the axis, None for nowhere; further entries are of other arguments.
+        info: the first argument of the rule.
+        dims: the position of the axis in each tensor, None for a shared tensor; further entries are ignored.
     """
     return [
         t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
