@@ -142,8 +142,8 @@ class TestLowRank:
         )
         assert not first.state_dict()
         params = dict(learner.named_parameters())
-        assert all(torch.equal(value, second.start(params)[key]) for key, value in first.start(params).items())
-        starts = [value for key, value in first.start(params).items() if key.endswith(".A")]
+        assert all(torch.equal(value, second.initial(params)[key]) for key, value in first.initial(params).items())
+        starts = [value for key, value in first.initial(params).items() if key.endswith(".A")]
         assert not torch.equal(starts[0][:, :4], starts[1][:, :4])
 
 

@@ -1,5 +1,6 @@
 """Engines: learn2learn's own inner loop is the reference; what their settings promise."""
 
+import os
 import re
 import runpy
 import subprocess
@@ -85,7 +86,8 @@ load_learn2learn()
 assert {name for name in UNUSED if name in sys.modules} <= here
 assert {name for name in UNUSED if importlib.util.find_spec(name)} == here
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+    tree = os.environ | {"PYTHONPATH": str(ROOT / "src")}  # not an installed package
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=tree)
 
 
 @pytest.mark.parametrize("module", ["torch._C._functorch", "torch._functorch.pyfunctorch"])
