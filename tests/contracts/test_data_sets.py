@@ -68,11 +68,12 @@ def test_no_image_is_in_two_classes(cfg, splits):
 
 
 def test_episodes_are_drawn_and_normalised(cfg):
-    """Draw the default training tasks and test tasks; pixels come near mean 0 and deviation 1 where the config says."""
+    """Draw training tasks and test tasks; pixels stay within the bounds that mean and deviation of the config set."""
     data = EpisodeData(instantiate(cfg.data.dataset), Task(**cfg.task), 0, 1, mean=cfg.data.mean, std=cfg.data.std)
     data.setup()
     for name in ("train", "val", "test"):
         episodes = data.sampler(name)(torch.arange(4))
         assert episodes.support_x.isfinite().all()
-        assert episodes.query_x.abs().max() <= max(cfg.data.mean, 1 - cfg.data.mean) / cfg.data.std + 1e-6
+        if data.splits[name].images.dtype == torch.uint8:  # other values are used without scaling
+            assert episodes.query_x.abs().max() <= max(cfg.data.mean, 1 - cfg.data.mean) / cfg.data.std + 1e-6
         assert episodes.query_x.flatten(2).std(-1).max() > 0

@@ -88,6 +88,9 @@ def test_the_runs_end_in_an_accuracy(command, followed):
     done = run([*arguments, *BUDGET, f"name=run{COMMANDS.index(command)}"], followed)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "test accuracy" in done.stdout + done.stderr
+    load = f"import fewshot; fewshot.load('outputs/run{COMMANDS.index(command)}/checkpoints/last.ckpt')"
+    loaded = run(["-c", f"import sys; sys.path.insert(0, 'src'); {load}"], followed)
+    assert loaded.returncode == 0, loaded.stderr
     figures = list(followed.glob(f"outputs/run{COMMANDS.index(command)}/figures/task_accuracies.png"))
     assert len(figures) == ("task_accuracies" in command)
 
