@@ -1,11 +1,13 @@
-# make demo    install into .venv and run the main job (about 10 minutes on two cores)
-# make test    install into .venv and run the tests
-# make docs    build the pages and the reference of all modules into site/
-# make bench   install into .venv, with learn2learn, and run the benchmarks (under 40 minutes on two cores)
+# make demo      install into .venv and run the main job (about 10 minutes on two cores)
+# make test      install into .venv and run the tests (under 5 minutes on two cores)
+# make test-all  run these and the tests marked "thorough", such as kills of every method (under 12 minutes)
+# make slow      run the tests marked "slow", of minutes each
+# make docs      build the pages and the reference of all modules into site/
+# make bench     install into .venv, with learn2learn, and run the benchmarks (under 40 minutes on two cores)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow bench docs lint format clean
+.PHONY: demo test test-all slow bench docs lint format clean
 
 .venv/run.stamp: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed (this is %d.%d): make PYTHON=python3.12 ..." % sys.version_info[:2])'
@@ -28,7 +30,10 @@ demo: .venv/run.stamp
 	$(BIN)/python run.py -m method=protonet,maml,metagan,nearest
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-all: .venv/dev.stamp
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m slow

@@ -29,6 +29,7 @@ from fewshot import loggers
 from fewshot.errors import UserError
 from fewshot.loggers import CSV, TensorBoard, Wandb, weights_and_biases
 from fewshot.loggers.hparams import sortable
+from run_server import RunServer
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2", "backbone.width=8",
@@ -36,13 +37,14 @@ SMALL = ("trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_eve
 HIDDEN = ("FEWSHOT_DATA", "HYDRA_FULL_ERROR", "WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_DATA_DIR")
 
 
-def started(folder: Path, cache: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+def started(
+    server: RunServer, folder: Path, cache: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess:
     kept = {name: value for name, value in os.environ.items() if name not in HIDDEN}
     environment = kept | {"FEWSHOT_CACHE": str(cache), "OMP_NUM_THREADS": "1", "HOME": str(cache)} | variables
     flags = [argument for argument in arguments if argument.startswith("-")]
     typed = [argument for argument in arguments if argument not in flags]
-    command = [sys.executable, str(ROOT / "run.py"), *flags, *SMALL, *typed]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return server.run([*flags, *SMALL, *typed], folder, environment)
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +53,10 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sweep(cache, tmp_path_factory) -> Path:
+def sweep(run_server, cache, tmp_path_factory) -> Path:
     """A sweep of a run that ends well and of one that diverges, in both dashboards."""
     folder = tmp_path_factory.mktemp("dashboards")
-    done = started(folder, cache, "-m", "logger=[csv,wandb,tensorboard]", "method.optimizer.lr=0.001,1e30",
+    done = started(run_server, folder, cache, "-m", "logger=[csv,wandb,tensorboard]", "method.optimizer.lr=0.001,1e30",
                    "logger.wandb.log_model=true", "hydra.sweep.dir=rates")  # fmt: skip
     assert "not finite" in done.stdout, done.stdout + done.stderr
     return folder / "rates"
@@ -426,8 +428,8 @@ def test_a_resumed_run_keeps_its_id_and_sends_no_row_twice(wandb, tmp_path, capl
     assert "wandb: going on from step 4" in caplog.text
 
 
-def test_a_server_out_of_reach_leaves_the_run_offline_at_once(cache, tmp_path):
-    done = started(tmp_path, cache, "logger=wandb", "method=nearest", "hydra.run.dir=out", "figures=false",
+def test_a_server_out_of_reach_leaves_the_run_offline_at_once(run_server, cache, tmp_path):
+    done = started(run_server, tmp_path, cache, "logger=wandb", "method=nearest", "hydra.run.dir=out", "figures=false",
                    "logger.wandb.timeout=3",
                    WANDB_MODE="online", WANDB_API_KEY="x" * 40, WANDB_BASE_URL="http://127.0.0.1:9")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -226,10 +226,9 @@ def test_a_diverging_loss_keeps_the_last_good_checkpoint(run, tmp_path):
     assert all(value.isfinite().all() for value in weights.values())
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_130(environment, tmp_path):
+def test_ctrl_c_leaves_a_checkpoint_and_130(run_server, environment, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "run.py"), *SMALL, "trainer.max_steps=100000", f"hydra.run.dir={out}"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE)
+    process = run_server.start([*SMALL, "trainer.max_steps=100000", f"hydra.run.dir={out}"], tmp_path, environment)
     deadline = time.time() + 120
     while not (out / "checkpoints/last.ckpt").exists() and time.time() < deadline:
         time.sleep(0.2)

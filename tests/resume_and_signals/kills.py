@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))  # also as a script
 
 from methods_table import RECIPES, TRAINED
+from run_server import ForkedProcess, RunServer
 
-ROOT = Path(__file__).parents[2]
 METHODS = [name for name in TRAINED if name in RECIPES]
 # Neither the interval of validation nor that of logging divides the budget.
 SMALL = ("trainer.max_steps=14", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2", "backbone.width=8",
@@ -30,36 +31,37 @@ SMALL = ("trainer.max_steps=14", "trainer.val_check_interval=3", "trainer.log_ev
 TIMES = {"seconds", "episodes_per_second"}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
+def start(server: RunServer, folder: Path, *arguments: str) -> ForkedProcess:
+    """Start a run in ``folder``."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = (sys.executable, str(ROOT / "run.py"), *SMALL, f"hydra.run.dir={folder}", *arguments)
-    return subprocess.Popen(
-        command, cwd=folder.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return server.start([*SMALL, f"hydra.run.dir={folder}", *arguments], folder.parent, environment)
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: ForkedProcess) -> str:
+    """Return the output of a run that ends well."""
     text, _ = process.communicate(timeout=600)
     assert process.returncode == 0, text
     return text
 
 
-def reference(folder: Path, *arguments: str) -> float:
-    """A run that nobody kills; its seconds."""
+def reference(server: RunServer, folder: Path, *arguments: str) -> float:
+    """Run without a kill; return the seconds."""
     begin = time.perf_counter()
-    finish(start(folder, *arguments))
+    finish(start(server, folder, *arguments))
     return time.perf_counter() - begin
 
 
-def kill_and_resume(folder: Path, after: float, *arguments: str, number: int = signal.SIGKILL) -> str:
-    """Start, kill ``after`` so many seconds, go on with the same command; what the second run said."""
-    process = start(folder, "resume=auto", *arguments)
+def kill_and_resume(
+    server: RunServer, folder: Path, after: float, *arguments: str, number: int = signal.SIGKILL
+) -> str:
+    """Start, kill after some seconds, resume by the same command; return the output of the second run."""
+    process = start(server, folder, "resume=auto", *arguments)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
         process.send_signal(number)
     process.communicate(timeout=120)
-    return finish(start(folder, "resume=auto", *arguments))
+    return finish(start(server, folder, "resume=auto", *arguments))
 
 
 def assert_same(one: Path, two: Path) -> None:
@@ -98,21 +100,23 @@ def _curves(out: Path) -> list[dict[str, str]]:
     return sorted((row for row in rows if len(row) > 1), key=lambda row: (int(row["step"]), sorted(row)))
 
 
-def main(number: int = 20, seed: int = 0) -> None:
-    draw = random.Random(seed)
-    with TemporaryDirectory() as temporary:
-        seconds: dict[str, float] = {}
-        for kill in range(number):
-            method = METHODS[kill % len(METHODS)]
-            plain = Path(temporary) / method
-            if method not in seconds:
-                seconds[method] = reference(plain, f"method={method}")
-            after = draw.uniform(0.3, 1) * seconds[method]  # importing takes the first third
-            killed = Path(temporary) / f"{method}-{kill}"
-            said = kill_and_resume(killed, after, f"method={method}")
-            assert_same(plain, killed)
-            went_on = next((line for line in said.splitlines() if "going on" in line or "finished" in line), "anew")
-            print(f"{kill + 1}. {method} killed after {after:.1f} s of {seconds[method]:.1f}: {went_on}", flush=True)
+def kill_at_random(server: RunServer, folder: Path, number: int, seed: int = 0) -> str:
+    """Kill the run ``number`` at a random moment, resume, compare with a whole run; say when and what went on."""
+    method = METHODS[number % len(METHODS)]
+    seconds = reference(server, folder / "whole", f"method={method}")
+    after = random.Random(f"{seed} {number}").uniform(0.1, 1) * seconds
+    said = kill_and_resume(server, folder / "killed", after, f"method={method}")
+    assert_same(folder / "whole", folder / "killed")
+    went_on = next((line for line in said.splitlines() if "going on" in line or "finished" in line), "anew")
+    return f"{number + 1}. {method} killed after {after:.1f} s of {seconds:.1f}: {went_on}"
+
+
+def main(kills: int = 20, seed: int = 0) -> None:
+    """Print the moment of each of ``kills`` kills, a method after the other."""
+    with closing(RunServer()) as server:
+        for number in range(kills):
+            with TemporaryDirectory() as folder:
+                print(kill_at_random(server, Path(folder), number, seed), flush=True)
 
 
 if __name__ == "__main__":

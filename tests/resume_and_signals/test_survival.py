@@ -29,11 +29,11 @@ def run(run_server, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(run_server, tmp_path_factory) -> Path:
     """A run that nobody killed."""
     out = tmp_path_factory.mktemp("plain") / "outputs" / "metagan"
     out.parent.mkdir()
-    kills.reference(out, "method=metagan")
+    kills.reference(run_server, out, "method=metagan")
     return out
 
 
@@ -45,21 +45,21 @@ def said(done: subprocess.CompletedProcess) -> str:
 
 
 @pytest.mark.parametrize("after", ["step 3", "step 12"])
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(finished, tmp_path, after):
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(finished, run_server, tmp_path, after):
     killed = tmp_path / "killed"
-    process = kills.start(killed, "resume=auto", "method=metagan")
+    process = kills.start(run_server, killed, "resume=auto", "method=metagan")
     for line in process.stdout:
         if line.startswith(after):
             process.kill()
     process.wait(60)
-    kills.finish(kills.start(killed, "resume=auto", "method=metagan"))
+    kills.finish(kills.start(run_server, killed, "resume=auto", "method=metagan"))
     kills.assert_same(finished, killed)
 
 
-def test_sigterm_leaves_a_checkpoint_and_143_also_in_several_processes(finished, tmp_path):
+def test_sigterm_leaves_a_checkpoint_and_143_also_in_several_processes(finished, run_server, tmp_path):
     killed = tmp_path / "killed"
     arguments = ("resume=auto", "method=metagan", "trainer=ddp_cpu")
-    process = kills.start(killed, *arguments)
+    process = kills.start(run_server, killed, *arguments)
     for line in process.stdout:
         if line.startswith("step 6"):
             process.terminate()
@@ -69,7 +69,7 @@ def test_sigterm_leaves_a_checkpoint_and_143_also_in_several_processes(finished,
     assert "stopped by SIGTERM" in text
     step = torch.load(killed / "checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert 6 <= step < 14
-    text = kills.finish(kills.start(killed, *arguments))
+    text = kills.finish(kills.start(run_server, killed, *arguments))
     assert f"going on from step {step}" in text
     assert (finished / "episodes.csv").read_text().splitlines()[0] == "episode,accuracy,fingerprint"
     one, two = (json.loads((out / "result.json").read_text()) for out in (finished, killed))
@@ -77,14 +77,14 @@ def test_sigterm_leaves_a_checkpoint_and_143_also_in_several_processes(finished,
     assert two["test"] == pytest.approx(one["test"], rel=1e-3)  # sums in another order, in single precision
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, run_server, tmp_path):
     """Of a moved folder, too."""
     out = tmp_path / "moved"
     shutil.copytree(finished, out)
     (out / "result.json").unlink()
     last = out / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
-    text = kills.finish(kills.start(out, "resume=auto", "method=metagan"))
+    text = kills.finish(kills.start(run_server, out, "resume=auto", "method=metagan"))
     assert "not a readable checkpoint" in text
     assert "previous.ckpt" in text
     assert "going on from step 12" in text
@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path):
     for name in ("last", "previous"):
         (out / f"checkpoints/{name}.ckpt").write_bytes(b"nothing")
     (out / "result.json").unlink()
-    process = kills.start(out, "resume=auto", "method=metagan")
+    process = kills.start(run_server, out, "resume=auto", "method=metagan")
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "not a readable checkpoint" in text
@@ -120,10 +120,10 @@ def test_a_folder_has_one_run(finished, run):
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_two_processes_do_not_write_to_one_folder(run, tmp_path):
+def test_two_processes_do_not_write_to_one_folder(run, run_server, tmp_path):
     out = tmp_path / "outputs" / "one"
     out.parent.mkdir()
-    process = kills.start(out, "trainer.max_steps=100000")
+    process = kills.start(run_server, out, "trainer.max_steps=100000")
     for line in process.stdout:
         if line.startswith("step 3"):
             break
@@ -164,6 +164,7 @@ def test_a_sweep_of_jobs_in_two_processes_trains_each_once(run, tmp_path):
     assert [json.loads(file.read_text())["method"] for file in others] == ["nearest"]
 
 
-@pytest.mark.slow
-def test_twenty_kills_at_random():
-    kills.main(20)
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", range(max(20, len(kills.METHODS))))
+def test_a_run_killed_at_a_random_moment_ends_as_if_nothing_had_been(number, run_server, tmp_path):
+    kills.kill_at_random(run_server, tmp_path, number)

@@ -4,16 +4,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-import kills
 import optuna
 import pytest
 import torch
 
 from fewshot.command import devices
+from run_server import ForkedProcess
 
 SMALL = ("trainer.max_steps=4", "trainer.val_check_interval=2", "backbone.width=8", "task.test_episodes=8",
          "task.val_episodes=8", "task.meta_batch=2", "task.queries=3", "figures=false", "name=sweep")  # fmt: skip
@@ -37,11 +36,9 @@ def sweep(run_server, environment, tmp_path):
 
 
 @pytest.fixture
-def started(environment, tmp_path):
-    def call(*arguments: str) -> subprocess.Popen:
-        command = (sys.executable, str(kills.ROOT / "run.py"), "-m", *SMALL, *arguments)
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
+def started(run_server, environment, tmp_path):
+    def call(*arguments: str) -> ForkedProcess:
+        return run_server.start(("-m", *SMALL, *arguments), tmp_path, environment)
 
     return call
 
