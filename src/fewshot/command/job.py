@@ -47,7 +47,7 @@ class Job:
 
     def write(self, file: Path) -> None:
         """For another process."""
-        write_bytes(file, yaml.safe_dump(asdict(self)).encode())
+        write_bytes(file, yaml.safe_dump(asdict(self), sort_keys=False).encode())
 
     @staticmethod
     def read(file: str | Path) -> "Job":
