@@ -45,7 +45,7 @@ assert set(QUICK) <= set(ALL)
 
 @pytest.mark.parametrize(
     ("name", "engine"),
-    [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ALL if pair not in QUICK)],
+    [*QUICK, *(pytest.param(*pair, marks=pytest.mark.thorough) for pair in ALL if pair not in QUICK)],
 )
 def test_two_processes_are_one(name, engine, run_server, tmp_path):
     """The same weights, running statistics, scores of every test episode and logged means; 5 tasks shared by 2."""

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))  # also as a script
 
 from methods_table import RECIPES, TRAINED
-from run_server import ForkedProcess, RunServer
+from run_server import RUN, ForkedProcess, RunServer
 
 METHODS = [name for name in TRAINED if name in RECIPES]
 # Neither the interval of validation nor that of logging divides the budget.
@@ -37,7 +37,14 @@ def start(server: RunServer, folder: Path, *arguments: str) -> ForkedProcess:
     return server.start([*SMALL, f"hydra.run.dir={folder}", *arguments], folder.parent, environment)
 
 
-def finish(process: ForkedProcess) -> str:
+def start_python(server: RunServer, folder: Path, *arguments: str) -> subprocess.Popen:
+    """Start a run in ``folder`` without the server, as a user does."""
+    command = [sys.executable, str(RUN), *SMALL, f"hydra.run.dir={folder}", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder.parent, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
+
+
+def finish(process: ForkedProcess | subprocess.Popen) -> str:
     """Return the output of a run that ends well."""
     text, _ = process.communicate(timeout=600)
     assert process.returncode == 0, text

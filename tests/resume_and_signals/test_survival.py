@@ -56,10 +56,11 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(finished, run_serv
     kills.assert_same(finished, killed)
 
 
-def test_sigterm_leaves_a_checkpoint_and_143_also_in_several_processes(finished, run_server, tmp_path):
+@pytest.mark.parametrize("start", [kills.start, pytest.param(kills.start_python, marks=pytest.mark.thorough)])
+def test_sigterm_leaves_a_checkpoint_and_143_also_in_several_processes(start, finished, run_server, tmp_path):
     killed = tmp_path / "killed"
     arguments = ("resume=auto", "method=metagan", "trainer=ddp_cpu")
-    process = kills.start(run_server, killed, *arguments)
+    process = start(run_server, killed, *arguments)
     for line in process.stdout:
         if line.startswith("step 6"):
             process.terminate()
@@ -69,7 +70,7 @@ def test_sigterm_leaves_a_checkpoint_and_143_also_in_several_processes(finished,
     assert "stopped by SIGTERM" in text
     step = torch.load(killed / "checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert 6 <= step < 14
-    text = kills.finish(kills.start(run_server, killed, *arguments))
+    text = kills.finish(start(run_server, killed, *arguments))
     assert f"going on from step {step}" in text
     assert (finished / "episodes.csv").read_text().splitlines()[0] == "episode,accuracy,fingerprint"
     one, two = (json.loads((out / "result.json").read_text()) for out in (finished, killed))
