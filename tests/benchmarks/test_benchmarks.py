@@ -168,6 +168,7 @@ def image_is_upright(images: torch.Tensor, split) -> bool:
 
 
 @needs_learn2learn
+@pytest.mark.thorough
 def test_meta_step_runs_from_end_to_end(tmp_path):
     command = [sys.executable, "-m", "benchmarks.meta_step", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

@@ -10,7 +10,8 @@ HOSTS = [name for name in RECIPES if METHODS[name].host]
 
 def test_every_host_trains_on_one_shot_and_on_five(run, tmp_path):  # noqa: F811
     """On the same test episodes as its host, and with a record of what D makes of the fakes."""
-    done = run("-m", f"method={','.join(HOSTS)}", "task=5w1s,5w5s", "figures=false", f"hydra.sweep.dir={tmp_path}")
+    done = run("-m", f"method={','.join(HOSTS)}", "task=5w1s,5w5s", "figures=false", "task.test_episodes=4",
+               "task.val_episodes=2", f"hydra.sweep.dir={tmp_path}")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     seen: dict[int, set] = {1: set(), 5: set()}
     for number in range(2 * len(HOSTS)):

@@ -99,7 +99,7 @@ def test_a_run_leaves_what_the_design_lists(finished):
 def test_a_checkpoint_scored_again_gives_the_same_number(finished, run, tmp_path):
     again = tmp_path / "again"
     best = finished / "checkpoints/best.ckpt"
-    done = run(f"checkpoint={best}", "train=false", folder=again, small=False)
+    done = run(f"checkpoint={best}", "train=false", "figures=false", folder=again, small=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert result(again)["test"] == result(finished)["test"]
     assert result(again)["val"]["accuracy"] == pytest.approx(result(finished)["val"]["accuracy"])
@@ -107,7 +107,7 @@ def test_a_checkpoint_scored_again_gives_the_same_number(finished, run, tmp_path
     assert rows(again) == rows(finished)
     # What is typed replaces what the checkpoint says.
     done = run(f"checkpoint={best}", "train=false", "task=5w5s", "task.test_episodes=10", "bn=running",
-               folder=tmp_path / "other", small=False)  # fmt: skip
+               "figures=false", folder=tmp_path / "other", small=False)  # fmt: skip
     told = result(tmp_path / "other")
     assert (told["task"]["shots"], told["task"]["queries"], told["test"]["episodes"]) == (5, 15, 10)
     assert (told["bn"], told["bn_statistics_estimated"]) == ("running", True)

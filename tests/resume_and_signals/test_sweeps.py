@@ -69,6 +69,7 @@ def test_runs_in_parallel_share_the_cores_and_are_not_repeated(sweep, tmp_path):
     assert results(tmp_path) == finished
 
 
+@pytest.mark.thorough
 def test_a_signal_stops_all_workers_with_their_checkpoints(started, tmp_path):
     process = started(*JOBLIB, "seed=0,1,2", "trainer.max_steps=100000")
     assert process.stdout is not None
