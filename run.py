@@ -1,4 +1,4 @@
-"""Compose, instantiate, fit, test, write down.
+"""Compose the settings of a run, train, test and write the result.
 
 python run.py method=maml data=omniglot task=5w1s
 python run.py -m method=protonet,maml,metagan seed=0,1,2
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
-    """One run of the command line, or of a sweep; its validation accuracy is what a sweeper searches by."""
+    """Do one run, of the command line or of a sweep; return its validation accuracy, for a search."""
     out = Path(HydraConfig.get().runtime.output_dir)
-    if distributed.rank():  # of several that torchrun or SLURM started, the first speaks
+    if distributed.rank():  # torchrun or SLURM started several: only the first prints
         logging.getLogger().setLevel(logging.ERROR)
     with report_errors(out, sweep=HydraConfig.get().mode == RunMode.MULTIRUN), locked(out):
         if job := prepare(cfg, out, git_commit(Path(__file__).parent)):

@@ -26,6 +26,7 @@ from fewshot.callbacks import (
 )
 from fewshot.checkpoint_io import AtomicCheckpointIO
 from fewshot.command.job import Job
+from fewshot.command.run_folder import confirm_classes
 from fewshot.data import EpisodeData, Task
 from fewshot.loggers import conclude, continue_from
 from fewshot.methods import Method
@@ -66,12 +67,13 @@ def execute(job: Job) -> None:
     memory.reset_peak()
     cfg = job.cfg
     out = Path(job.out)
-    if distributed.rank() == 0:
-        for stale in ("result.json", "error.txt"):
-            (out / stale).unlink(missing_ok=True)
     method = build_method(job, cfg)
     task = Task(**cfg.task)
     data = build_data(cfg, task)
+    confirm_classes(out, data.splits, resumed=bool(job.resume))
+    if distributed.rank() == 0:
+        for stale in ("result.json", "error.txt"):
+            (out / stale).unlink(missing_ok=True)
     records = build_records(cfg, task, out / "checkpoints")
     trainer = build_trainer(job, cfg, task, records)
     if trainer.is_global_zero:
@@ -233,7 +235,7 @@ def record(
         versions=versions(),
         git_commit=job.commit,
         checkpoint=str(tested) if tested else None,
-        overrides=tuple(job.typed),
+        overrides=tuple(job.overrides),
         path=str(out),
     )
     write_result(out, result)

@@ -1,7 +1,9 @@
-"""How a command ends: every error in one line where a user can act on it, with its exit status."""
+"""End a command: each error in one line if a user can act on it, with an exit status."""
 
 import logging
 import os
+import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -9,10 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from fewshot.callbacks import Stopped
+from fewshot.command.paths import expand_home
 from fewshot.errors import FolderTaken, UserError
 from fewshot.files import write_bytes
 
@@ -21,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def report_errors(out: Path, sweep: bool = False, worker: bool = False) -> Iterator[None]:
-    """Within: a run that writes to ``out``. Turns what it raises into a message and an exit status.
+    """Turn exceptions of a run that writes to ``out`` into a message and an exit status.
 
     A failure is written to ``error.txt``, for the report. In a sweep the other runs go on; a signal ends it.
     A worker leaves the last word to the process that started it, which reads the file of the first that failed.
@@ -49,7 +52,7 @@ def report_errors(out: Path, sweep: bool = False, worker: bool = False) -> Itera
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for an error of the user, or of their machine; None for one of ours."""
+    """Return one line for an error of the user or the machine; None for a mistake of this program."""
     root = error
     while isinstance(root, InstantiationException) and root.__cause__:
         root = root.__cause__
@@ -59,24 +62,37 @@ def explain(error: BaseException) -> str | None:
         return f"{root.filename or 'the output folder'}: {root.strerror or root}"
     if isinstance(error, InstantiationException | OmegaConfBaseException):
         where = getattr(error, "full_key", None) or str(error).rpartition("full_key: ")[2]
-        return f"{where}: {root}".replace("\n", " ")
+        return _one_line(f"{where}: {root}")
     return None
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Call a Hydra ``main``; its own errors, and those of the output folder, end in one line too."""
+    """Call a Hydra ``main``; exit with one line if the settings do not compose or no folder can be written."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints tracebacks before the error comes here
     quiet_libraries()
     try:
+        sys.argv[1:] = [_expand_home(argument) for argument in sys.argv[1:]]
         main()
     except CompactHydraException as error:
-        sys.exit(_not_composed(error))
+        sys.exit(_explain_composition(error))
+    except (UserError, OmegaConfBaseException, ValueError) as error:  # errors of runs do not come here
+        sys.exit(f"error: {_one_line(error)}")
     except OSError as error:
         sys.exit(f"error: {explain(error)}")
 
 
-def _not_composed(error: CompactHydraException) -> str:
-    """Hydra's own words, which list the choices there are; but one line for a setting that is not there."""
+def _expand_home(argument: str) -> str:
+    """Return ``KEY=~/...`` with the user's home in it, which Hydra does not read and not every shell expands."""
+    key, is_override, value = argument.partition("=")
+    return f"{key}={expand_home(value, key)}" if is_override and value.startswith("~/") else argument
+
+
+def _explain_composition(error: CompactHydraException) -> str:
+    """Return Hydra's own words, which list the choices of a group, or one line for other mistakes."""
+    if isinstance(error, OverrideParseException):
+        return _advise_quotes(error.override, "Hydra cannot read this")
+    if ambiguous := re.match("Ambiguous value for argument '(.*)'", str(error)):
+        return _advise_quotes(ambiguous[1], "a list is written [a,b], a sweep needs -m")
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     if cause is None or not str(error).startswith("Could not override"):
         return f"{error}\n{cause or ''}".strip()
@@ -89,8 +105,22 @@ def _not_composed(error: CompactHydraException) -> str:
     )
 
 
+def _advise_quotes(override: str, reason: str) -> str:
+    """Return one line that says how to type a value with characters of Hydra's grammar."""
+    key, is_override, value = override.partition("=")
+    if not is_override:
+        return f"error: {override}: must be KEY=VALUE"
+    escaped = value.strip("\"'").replace('"', '\\"')
+    quoted = shlex.quote(f'{key}="{escaped}"')
+    return f"error: {_one_line(override)}: {reason}; if it is a text, quote it for Hydra too: {_one_line(quoted)}"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
 def quiet_libraries() -> None:
-    """Lightning's advice is for its own programs, and that ``conf/`` has files named like a plugin's is meant."""
+    """Silence advice of Lightning for its own programs, and that ``conf/`` has files named like a plugin's."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics|PIL")

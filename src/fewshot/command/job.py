@@ -1,7 +1,7 @@
-"""From the command line to a job: settings that need Hydra no more."""
+"""Turn a command line into a job: settings that need Hydra no more."""
 
 import logging
-import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from fewshot import checkpoint, distributed
 from fewshot.command import run_folder
-from fewshot.command.settings import BUDGET, over_checkpoint, refuse_words_for_numbers, typed_keys, with_typed_budget
+from fewshot.command.check_settings import check_settings
+from fewshot.command.paths import expand_folders, expand_paths
+from fewshot.command.settings import BUDGET, apply_typed_budget, keys_of, replace_typed
 from fewshot.errors import FolderTaken, UserError
 from fewshot.files import write_bytes
 
@@ -22,12 +24,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """One run.
+    """Hold all that one run needs.
 
     Attributes:
         settings: the composed and resolved settings.
         recipe: the same before interpolations were resolved, as YAML; it travels in the checkpoints.
-        typed: the command line that the run began with.
+        overrides: the command line that the run began with.
         out: its folder.
         resume: the checkpoint that it goes on from.
         commit: of the code.
@@ -35,91 +37,125 @@ class Job:
 
     settings: dict[str, Any]
     recipe: str
-    typed: list[str]
+    overrides: list[str]
     out: str
     resume: str | None
     commit: str | None
 
     @property
     def cfg(self) -> DictConfig:
-        """``settings``, to be changed at will."""
+        """Return a copy of ``settings`` that may be changed."""
         return OmegaConf.create(self.settings)
 
     def write(self, file: Path) -> None:
-        """For another process."""
+        """Write the job to ``file``, for another process."""
         write_bytes(file, yaml.safe_dump(asdict(self), sort_keys=False).encode())
 
     @staticmethod
     def read(file: str | Path) -> "Job":
-        """What ``write`` wrote."""
+        """Read a job that ``write`` wrote."""
         return Job(**yaml.safe_load(Path(file).read_text(encoding="utf-8")))
 
 
 def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
-    """The job that ``cfg`` asks for; None where ``out`` holds its result already.
+    """Return the job that ``cfg`` asks for; None if ``out`` holds its result already.
 
     Raises:
-        UserError: the settings contradict a checkpoint.
+        UserError: the settings contradict a checkpoint or one another.
         FolderTaken: ``out`` holds another run.
     """
+    _note_command_line(cfg)
+    overrides = list(cfg.typed)
+    _refuse_contradictions(cfg)
+    resume = _resume_from(cfg)
+    resumed = _find_checkpoint(resume, out)
+    stored = run_folder.read(out) if resume == "auto" else None
+    if resumed and resume != "auto":
+        cfg, stored = _continue_settings(cfg, resumed)
+    if stored is not None and _is_finished(cfg, out, stored):
+        return None
+    if resumed:
+        _refuse_fewer_steps(cfg, resumed)
+        _refuse_lost_best(cfg, out, resumed)
+    else:
+        run_folder.write(out, cfg)  # before the checks: the report names the settings of a run that failed
+    composed = _start_from_checkpoint(cfg, overrides) if cfg.checkpoint and resume in (None, "auto") else cfg
+    job = _make_job(composed, out, resumed, commit)
+    if resumed:
+        run_folder.write(out, cfg)
+    return job
+
+
+def _note_command_line(cfg: DictConfig) -> None:
+    """Add to ``cfg`` the overrides and the choices of groups, which Hydra keeps elsewhere; complete typed paths."""
     hydra_cfg = HydraConfig.get()
-    typed = [override for override in hydra_cfg.overrides.task if typed_keys([override]) != ["resume"]]
-    choices = {group: choice for group, choice in hydra_cfg.runtime.choices.items() if not group.startswith("hydra")}
-    sweep = hydra_cfg.mode == RunMode.MULTIRUN
     OmegaConf.set_struct(cfg, False)
-    cfg.choices, cfg.typed = choices, typed
-    if {"checkpoint", "weights"} <= set(typed_keys(typed)) and cfg.checkpoint and cfg.weights:
+    cfg.typed = [override for override in hydra_cfg.overrides.task if keys_of([override]) != ["resume"]]
+    cfg.choices = {name: choice for name, choice in hydra_cfg.runtime.choices.items() if not name.startswith("hydra")}
+    expand_paths(cfg)
+
+
+def _is_sweep() -> bool:
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def _resume_from(cfg: DictConfig) -> str | None:
+    """Return what to go on with; a sweep goes on with each of its runs."""
+    return cfg.resume or ("auto" if _is_sweep() else None)
+
+
+def _refuse_contradictions(cfg: DictConfig) -> None:
+    """Refuse settings that say two things about weights, or about the folder of the run."""
+    typed = keys_of(cfg.typed)
+    sweep = _is_sweep()
+    named = run_folder.is_named(cfg, HydraConfig.get().overrides.hydra)
+    if {"checkpoint", "weights"} <= set(typed) and cfg.checkpoint and cfg.weights:
         raise UserError("checkpoint=PATH brings its own weights: leave weights=PATH out")
-    named = "hydra.run.dir" in typed_keys(hydra_cfg.overrides.hydra) or "${now" not in str(cfg._get_node("name"))
-    if distributed.started_by_launcher() and not named:
+    if distributed.launched() and not named:
         raise UserError("several processes share one folder: give it a name=...")
-    resume = cfg.resume or ("auto" if sweep else None)
-    if resume == "auto" and not named and not sweep:
+    if cfg.resume == "auto" and not named and not sweep:
         raise UserError("resume=auto goes on with the run in its own folder: give it a name=...")
-    there = last = None
+    if cfg.resume not in (None, "auto") and (sweep or "name" in typed):
+        raise UserError(f"resume={cfg.resume} goes on in its own folder: leave {'-m' if sweep else 'name'} out")
+
+
+def _find_checkpoint(resume: str | None, out: Path) -> Path | None:
+    """Return the checkpoint to go on from; None for a run that begins.
+
+    Raises:
+        FolderTaken: ``out`` holds a run, and nothing says to go on with it.
+        UserError: a named run has no checkpoint.
+    """
     if resume is None:
         _refuse_a_second_run(out)
-    elif resume == "auto":
-        there, last = run_folder.read(out), checkpoint.newest(out / "checkpoints")
-    elif sweep or "name" in typed_keys(typed):
-        raise UserError(f"resume={resume} goes on in its own folder: leave {'-m' if sweep else 'name'} out")
-    else:
-        last = checkpoint.newest(out / "checkpoints", resume)
-        if last is None:
-            raise UserError(f"resume={resume}: no checkpoint there")
-        stored = OmegaConf.create(checkpoint.read(last, "resume")["recipe"])
-        there = run_folder.identity(stored, stored.get("typed", []))
-        cfg = _over(stored, cfg, typed)
-    settings = run_folder.identity(cfg, cfg.typed)
-    if there is not None:
-        _refuse_another_run(out, there, settings, with_trainer=sweep)
-        if there == settings and (out / "result.json").is_file():
-            return None
-    if last:
-        step = checkpoint.read(last)["global_step"]
-        if 0 < settings["trainer"]["max_steps"] < step:
-            raise FolderTaken(f"trainer.max_steps={settings['trainer']['max_steps']}: {last} has taken {step} already")
-        log.info("going on from step %d (%s)", step, last)
-    run_folder.write(out, cfg, cfg.typed)
-    if cfg.checkpoint and resume in (None, "auto"):
-        stored = OmegaConf.create(checkpoint.read(cfg.checkpoint)["recipe"])
-        cfg = over_checkpoint(stored, cfg, choices, typed)
-        cfg.typed = typed
-    with_typed_budget(cfg, cfg.typed)
-    if cfg.trainer.max_time is not None and not re.fullmatch(r"\d+(:\d\d){3}", str(cfg.trainer.max_time)):
-        raise UserError(f"trainer.max_time={cfg.trainer.max_time}: must be DD:HH:MM:SS, such as 00:00:20:00")
-    for part in ("method", "trainer"):
-        refuse_words_for_numbers(cfg[part], part)
-    recipe = OmegaConf.to_yaml(cfg)
-    OmegaConf.resolve(cfg)
-    return Job(
-        settings=OmegaConf.to_container(cfg),  # type: ignore[arg-type]
-        recipe=recipe,
-        typed=list(cfg.typed),
-        out=str(out),
-        resume=str(last) if last else None,
-        commit=commit,
-    )
+        return None
+    found = checkpoint.newest(out / "checkpoints", resume)
+    if found is None and resume != "auto":
+        raise UserError(f"resume={resume}: no checkpoint there")
+    return found
+
+
+def _continue_settings(cfg: DictConfig, resumed: Path) -> tuple[DictConfig, dict[str, Any]]:
+    """Return the settings of a run that goes on, with a budget typed anew, and the identity that its checkpoint has."""
+    stored = OmegaConf.create(checkpoint.read(resumed, "resume")["recipe"])
+    merged = replace_typed(stored, cfg, cfg.choices, cfg.typed)
+    new = set(keys_of(cfg.typed))
+    replaced = new.union(BUDGET) if new & set(BUDGET) else new
+    merged.typed = [old for old in stored.get("typed", []) if keys_of([old])[0] not in replaced] + list(cfg.typed)
+    return merged, run_folder.identity(stored, stored.get("typed", []))
+
+
+def _is_finished(cfg: DictConfig, out: Path, stored: dict[str, Any]) -> bool:
+    """Return whether ``out`` holds the result of these settings.
+
+    Raises:
+        FolderTaken: it holds another run.
+    """
+    wanted = run_folder.identity(cfg, cfg.typed)
+    if not _is_sweep() and "data.root" in keys_of(cfg.typed) and run_folder.knows_its_classes(out):
+        stored, wanted = run_folder.without_root(stored), run_folder.without_root(wanted)  # the images may have moved
+    _refuse_another_run(out, stored, wanted, with_trainer=_is_sweep())
+    return stored == wanted and (out / "result.json").is_file()
 
 
 def _refuse_a_second_run(out: Path) -> None:
@@ -131,17 +167,51 @@ def _refuse_a_second_run(out: Path) -> None:
         )
 
 
-def _refuse_another_run(out: Path, there: dict[str, Any], here: dict[str, Any], with_trainer: bool) -> None:
-    apart = {} if with_trainer else {"trainer": None}  # a longer budget goes on with the same run
-    if changed := run_folder.differences(there | apart, here | apart):
+def _refuse_another_run(out: Path, stored: dict[str, Any], wanted: dict[str, Any], with_trainer: bool) -> None:
+    ignored = {} if with_trainer else {"trainer": None}  # a longer budget goes on with the same run
+    if changed := run_folder.differences(stored | ignored, wanted | ignored):
         changed.sort(key=lambda line: not line.startswith("method"))  # it brings other settings with it
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise FolderTaken(f"{out} holds another run: {'; '.join(changed[:3])}{more}")
 
 
-def _over(stored: DictConfig, cfg: DictConfig, typed: list[str]) -> DictConfig:
-    """The settings of a run that goes on, with its new budget where one is typed."""
-    merged, new = over_checkpoint(stored, cfg, cfg.choices, typed), set(typed_keys(typed))
-    replaced = new.union(BUDGET) if new & set(BUDGET) else new
-    merged.typed = [old for old in stored.get("typed", []) if typed_keys([old])[0] not in replaced] + typed
+def _refuse_fewer_steps(cfg: DictConfig, resumed: Path) -> None:
+    steps = run_folder.identity(cfg, cfg.typed)["trainer"]["max_steps"]
+    taken = checkpoint.read(resumed)["global_step"]
+    if isinstance(steps, int) and 0 < steps < taken:
+        raise FolderTaken(f"trainer.max_steps={steps}: {resumed} has taken {taken} already")
+    log.info("going on from step %d (%s)", taken, resumed)
+
+
+def _refuse_lost_best(cfg: DictConfig, out: Path, resumed: Path) -> None:
+    """Refuse to train on if the weights that would be scored at the end cannot be read."""
+    states = checkpoint.read(resumed, "resume").get("callbacks", {}).values()
+    if not any(state.get("monitor") and state.get("best_model_path") for state in states):
+        return
+    try:
+        checkpoint.read(out / "checkpoints" / "best.ckpt", "best weights")
+    except UserError as error:
+        raise UserError(
+            f"{error}: the run would have nothing to score at its end; put the file back, or begin a new run from the "
+            f"last weights with checkpoint={resumed} name=..."
+        ) from error
+
+
+def _start_from_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Return the settings of the checkpoint that ``cfg`` names, with those that are typed."""
+    stored = OmegaConf.create(checkpoint.read(cfg.checkpoint)["recipe"])
+    merged = replace_typed(stored, cfg, cfg.choices, overrides)
+    merged.typed = list(overrides)
     return merged
+
+
+def _make_job(cfg: DictConfig, out: Path, resumed: Path | None, commit: str | None) -> Job:
+    """Resolve the settings and check them."""
+    cfg = cfg.copy()
+    apply_typed_budget(cfg, cfg.typed)
+    recipe = OmegaConf.to_yaml(cfg)
+    expand_folders(cfg)
+    OmegaConf.resolve(cfg)
+    settings: Any = OmegaConf.to_container(cfg)
+    check_settings(settings)
+    return Job(settings, recipe, list(cfg.typed), str(out), str(resumed) if resumed else None, commit)

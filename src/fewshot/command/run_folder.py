@@ -1,38 +1,47 @@
-"""The folder of a run: which settings it holds, and who writes to it.
+"""Choose the folder of a run, and know which settings and images it holds and which process writes to it.
 
-A run of a sweep is known by its settings, not by its number: a sweep that is started again finds what it has done.
+A run of a sweep is known by its settings, not by its number: a sweep that is started again finds its finished runs.
 """
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fewshot import distributed
-from fewshot.command.settings import with_typed_budget
-from fewshot.errors import FolderTaken
+from fewshot.command.paths import absolute_root, expand_home
+from fewshot.command.settings import apply_typed_budget, keys_of
+from fewshot.data import Split
+from fewshot.errors import FolderTaken, UserError
 from fewshot.files import write_bytes
 
-CONFIG, TYPED = Path(".hydra/config.yaml"), Path(".hydra/overrides.yaml")
-# What changes nothing but where things are and what is shown.
+CONFIG = Path(".hydra/config.yaml")
+OVERRIDES = Path(".hydra/overrides.yaml")
+CLASSES = Path(".hydra/classes.json")
+# Settings that only say where files are and which are shown.
 _APART = ("hydra", "name", "resume", "figures", "logger", "choices", "typed", "data_dir", "cache_dir")
 
 
 def identity(cfg: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
-    """The settings, resolved, that make a run what it is; ``typed`` is its command line."""
+    """Return the resolved settings that tell runs apart; ``typed`` is the command line."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
-    with_typed_budget(cfg, typed)
+    apply_typed_budget(cfg, typed)
     cfg.data_dir = cfg.cache_dir = ""
+    if (root := absolute_root(cfg)) is not None:
+        cfg.data.root = root
     return {
         # Callbacks may speak of the run's folder, which a sweep has not chosen yet.
         str(key): OmegaConf.to_container(node, resolve=key != "callbacks") if OmegaConf.is_config(node) else node
@@ -42,26 +51,26 @@ def identity(cfg: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
-    """``method.inner_rate is 0.1 there and 0.4 here``, one line a setting."""
+    """Return lines such as ``method.inner_rate is 0.1 there and 0.4 here``, one for each setting."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
         keys = list(dict.fromkeys((*stored, *wanted)))
         return [line for key in keys for line in differences(stored.get(key), wanted.get(key), f"{where}.{key}")]
     return [] if stored == wanted else [f"{where[1:]} is {stored} there and {wanted} here"]
 
 
-def write(out: Path, cfg: DictConfig, typed: Sequence[str]) -> None:
-    """Note in ``out`` what the run there is, in the files that Hydra would write.
+def write(out: Path, cfg: DictConfig) -> None:
+    """Write the settings of a run to the files in ``out`` that Hydra would write.
 
     Hydra itself writes before anything is checked, over the settings of another run.
     """
     if distributed.rank():
         return
     write_bytes(out / CONFIG, OmegaConf.to_yaml(cfg).encode())
-    write_bytes(out / TYPED, OmegaConf.to_yaml(OmegaConf.create(list(typed))).encode())
+    write_bytes(out / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(cfg.typed))).encode())
 
 
 def read(out: Path) -> dict[str, Any] | None:
-    """The identity of the run in ``out``; None where there is none."""
+    """Return the identity of the run in ``out``; None if no run is there."""
     config = out / CONFIG
     return _read(out, config.stat().st_mtime_ns) if config.is_file() else None
 
@@ -69,24 +78,55 @@ def read(out: Path) -> dict[str, Any] | None:
 @cache
 def _read(out: Path, modified: int) -> dict[str, Any] | None:
     try:
-        cfg, typed = (OmegaConf.load(out / file) for file in (CONFIG, TYPED))
+        cfg = OmegaConf.load(out / CONFIG)
+        typed = OmegaConf.load(out / OVERRIDES)
         assert isinstance(cfg, DictConfig)
         return identity(cfg, list(typed))
     except (OSError, OmegaConfBaseException, YAMLError):  # of another program, or damaged
         return None
 
 
-def of_run(resume: str | None, default: str) -> str:
-    """``hydra.run.dir``: the folder that ``resume`` names, or a checkpoint of, else ``default``."""
+def without_root(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity of a run without the place of its images."""
+    data = settings["data"]
+    return settings | {"data": data | {"root": None, "dataset": data["dataset"] | {"root": None}}}
+
+
+def knows_its_classes(out: Path) -> bool:
+    """Return whether ``confirm_classes`` has written down the classes of the run in ``out``."""
+    return (out / CLASSES).is_file()
+
+
+def confirm_classes(out: Path, splits: Mapping[str, Split], resumed: bool) -> None:
+    """Compare the classes and counts of images of a ``resumed`` run with those that it began with; note new ones.
+
+    Raises:
+        FolderTaken: the run in ``out`` has other images.
+    """
+    here = {
+        name: {"classes": len(split.classes), "images": int(split.counts.sum()), "digest": str(split.digest)}
+        for name, split in splits.items()
+    }
+    stored = None
+    with suppress(OSError, ValueError):  # of an older version, or damaged
+        stored = json.loads((out / CLASSES).read_text(encoding="utf-8"))
+    if resumed and isinstance(stored, dict) and (changed := differences(stored, here)):
+        counts = [line for line in changed if "digest" not in line] or ["the names of classes differ"]
+        raise FolderTaken(f"{out} holds a run on other images: {'; '.join(counts[:3])}")
+    if stored != here and distributed.rank() == 0:
+        write_bytes(out / CLASSES, (json.dumps(here, indent=2) + "\n").encode())
+
+
+def choose_run_folder(resume: str | None, default: str) -> str:
+    """Return ``hydra.run.dir``: the folder that ``resume`` names, or a checkpoint of, else ``default``."""
     if resume in (None, "auto"):
         return default
-    path = Path(str(resume))
-    folder = path.absolute().parents[1] if path.suffix == ".ckpt" else path
-    return str(folder) if folder.is_dir() else default  # the run itself will say so
+    path = Path(expand_home(str(resume), "resume"))
+    return str(path.absolute().parent.parent if path.suffix == ".ckpt" else path)
 
 
-def in_sweep(number: int, *, _root_: DictConfig) -> str:
-    """``hydra.sweep.subdir``: the folder of the run with these settings, else a new one."""
+def choose_sweep_subfolder(number: int, *, _root_: DictConfig) -> str:
+    """Return ``hydra.sweep.subdir``: the folder of the run with these settings, else a new one."""
     sweep, name = Path(_root_.hydra.sweep.dir), str(number)
     try:
         wanted = identity(_root_, _root_.hydra.overrides.task)
@@ -100,14 +140,97 @@ def in_sweep(number: int, *, _root_: DictConfig) -> str:
     return f"{name}-{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:6]}"
 
 
+class ChooseFolder(Callback):
+    """Choose the folder of a run or sweep before Hydra writes to it: the one that is named, else a free one.
+
+    A mistake exits here with status 1, so that nothing is written.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Choose ``hydra.run.dir``."""
+        with _exit_on_mistakes():
+            _refuse_bad_name(config, "run")
+            if config.resume not in (None, "auto"):
+                _refuse_no_run(Path(expand_home(str(config.resume), "resume")), str(config.resume))
+            elif not is_named(config, config.hydra.overrides.hydra) and not distributed.launched():
+                with read_write(config.hydra):
+                    config.hydra.run.dir = _claim(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Choose ``hydra.sweep.dir``, which Hydra composes anew for each run from the typed overrides."""
+        with _exit_on_mistakes():
+            _refuse_bad_name(config, "sweep")
+            if not is_named(config, config.hydra.overrides.hydra) and not distributed.launched():
+                with read_write(config.hydra):
+                    config.hydra.sweep.dir = _claim(Path(config.hydra.sweep.dir))
+                    config.hydra.overrides.hydra.append(f"hydra.sweep.dir={config.hydra.sweep.dir}")
+
+
+def is_named(cfg: DictConfig, hydra_overrides: Sequence[str]) -> bool:
+    """Return whether the user or a recipe named the folder of this run or sweep, which is otherwise the time."""
+    typed = keys_of(hydra_overrides)
+    return "hydra.run.dir" in typed or "hydra.sweep.dir" in typed or "${now" not in str(cfg._get_node("name"))
+
+
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Within: no other run writes to ``out``.
+def _exit_on_mistakes() -> Iterator[None]:
+    """Exit with one line; Hydra would turn an exception of a callback into a warning."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}" if distributed.rank() == 0 else 1)
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+
+
+def _refuse_bad_name(config: DictConfig, kind: str) -> None:
+    """Refuse a name that is empty or leads to another folder than one of its own."""
+    name, folder = config.name, str(config.hydra[kind].dir)
+    if name is None or set(str(name).strip().split("/")) & {"", ".", ".."}:
+        raise UserError(f"name={'null' if name is None else name}: must be the name of a folder, such as name=first")
+    if not folder.strip():
+        raise UserError(f"hydra.{kind}.dir={folder}: must be a folder")
+
+
+def _refuse_no_run(path: Path, typed: str) -> None:
+    """Refuse to resume in a folder that no run has made.
 
     Raises:
-        FolderTaken: one does.
+        UserError: ``path`` is no folder of a run, nor a checkpoint in the ``checkpoints/`` of one.
     """
-    if distributed.rank():  # the first process has it
+    folder = path.absolute()
+    if path.suffix == ".ckpt":
+        if folder.parent.name != "checkpoints" or not (folder.parents[1] / CONFIG).is_file():
+            raise UserError(
+                f"resume={typed}: in no run's checkpoints/; checkpoint={typed} begins a new run from its weights"
+            )
+    elif not (folder / "checkpoints").is_dir():
+        raise UserError(f"resume={typed}: no checkpoint there")
+    elif not (folder / CONFIG).is_file():
+        raise UserError(f"resume={typed}: not the folder of a run ({CONFIG} is missing)")
+
+
+def _claim(folder: Path) -> str:
+    """Make ``folder``, or the first of ``folder-2``, ``folder-3``, ... that does not exist; return its name."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        free = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            free.mkdir()
+        except FileExistsError:
+            continue
+        return str(free)
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep other runs from writing to ``out``, as long as the context lasts.
+
+    Raises:
+        FolderTaken: another run writes to it.
+    """
+    if distributed.rank():  # the first process holds the lock
         yield
         return
     with (out / ".lock").open("a+") as lock:
@@ -124,5 +247,5 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
-for _name, _resolver in (("run_folder", of_run), ("sweep_folder", in_sweep)):
-    OmegaConf.register_new_resolver(_name, _resolver, replace=True)
+OmegaConf.register_new_resolver("run_folder", choose_run_folder, replace=True)
+OmegaConf.register_new_resolver("sweep_folder", choose_sweep_subfolder, replace=True)

@@ -167,7 +167,8 @@ class Method(BatchNormProtocol):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Make the optimiser of all parameters."""
-        assert self.make_optimizer is not None, f"{type(self).__name__} has nothing to train"
+        if self.make_optimizer is None:
+            raise UserError(f"method.optimizer=null: {type(self).__name__} has parameters to train, and needs an optimizer")
         return [with_initial_rate(self.make_optimizer(self.parameters()))]
 
     def schedules(self) -> list[Schedule]:
