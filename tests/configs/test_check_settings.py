@@ -57,7 +57,7 @@ from settings_of import names, resolved_settings
         ("trainer.max_steps=0", r"trainer.max_steps=0: must be at least 1 \(train=false trains nothing\)"),
         ("trainer.max_steps=-1", "training would never end: give it a budget, trainer.max_steps=5000 or trainer.max_t"),
         ("trainer.max_time=00:00:00:00", "trainer.max_time=00:00:00:00: must be above 0"),
-        ("trainer.max_time=20", "trainer.max_time=20: must be a text, or null"),
+        ("trainer.max_time=20", "trainer.max_time=20: must be DD:HH:MM:SS"),
         ("trainer.max_time=later", "trainer.max_time=later: must be DD:HH:MM:SS, such as 00:00:20:00"),
         ("trainer.val_check_interval=0", "trainer.val_check_interval=0: must be a whole number from 1"),
         ("trainer.val_check_interval=0.5", "trainer.val_check_interval=0.5: must be a whole number from 1"),

@@ -122,7 +122,7 @@ _TIGHTER: dict[str, Any] = {
     "trainer.val_check_interval": int,
     "trainer.log_every_n_steps": int,
     "trainer.devices": int | list[int] | Literal["auto"],
-    "trainer.max_time": str | None,
+    "trainer.max_time": Any,  # checked apart
     "data.std": float,
 }
 
@@ -169,8 +169,8 @@ def _check_trainer(trainer: Mapping[str, Any], trains: bool) -> None:
     if devices in (0, []) or min(numbers, default=0) < 0 or len(set(numbers)) < len(numbers):
         raise UserError(f"trainer.devices={devices}: must be a number of at least 1, -1 for all, or a list such as [0]")
     steps, time = trainer.get("max_steps", -1), trainer.get("max_time")
-    if time is not None and not re.fullmatch(r"\d+(:\d\d){3}", time):
-        raise UserError(f"trainer.max_time={time}: must be DD:HH:MM:SS, such as 00:00:20:00")
+    if time is not None and not re.fullmatch(r"\d+(:\d\d){3}", str(time)):
+        raise UserError(f"trainer.max_time={_typed(time)}: must be DD:HH:MM:SS, such as 00:00:20:00")
     if time is not None and not time.strip("0:"):
         raise UserError(f"trainer.max_time={time}: must be above 0 (train=false trains nothing)")
     if steps == 0:
