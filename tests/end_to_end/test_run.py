@@ -1,16 +1,26 @@
-"""The command itself: what it leaves behind, what it says, how it ends."""
+"""Run the command itself: its files, its messages, its exit status."""
 
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf, open_dict
+from PIL import Image
+
+from fewshot.command import run_folder
+from fewshot.command.paths import expand_folders
+from fewshot.command.run_folder import ChooseFolder
+from fewshot.errors import UserError
 
 from fewshot import load
 
@@ -238,3 +248,143 @@ def test_ctrl_c_leaves_a_checkpoint_and_130(run_server, environment, tmp_path):
     assert process.returncode == 130, output
     assert (out / "checkpoints/last.ckpt").stat().st_mtime_ns > before
     assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
+
+
+def files_below(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("name=",), "name=: must be the name of a folder"),
+        (("name=null",), "name=null: must be the name of a folder"),
+        (("name=../elsewhere",), "name=../elsewhere: must be the name of a folder"),
+        (("-m", "name=", "seed=0,1"), "name=: must be the name of a folder"),
+        (("resume=/x.ckpt",), "resume=/x.ckpt: in no run's checkpoints/; checkpoint=/x.ckpt begins a new run"),
+        (("resume=Downloads/x.ckpt",), "resume=Downloads/x.ckpt: in no run's checkpoints/"),
+        (("resume=Downloads/checkpoints/x.ckpt",), "in no run's checkpoints/"),
+        (("resume=Downloads",), "resume=Downloads: not the folder of a run"),
+        (("resume=Downloads/nested",), "resume=Downloads/nested: no checkpoint there"),
+        (("data=folder", "data.root=/tmp/a=b"), """quote it for Hydra too: 'data.root="/tmp/a=b"'"""),
+        (("data=folder", "data.root=/tmp/a(b"), """quote it for Hydra too: 'data.root="/tmp/a(b"'"""),
+        (("data=folder", "data.root=/tmp/a,b"), """quote it for Hydra too: 'data.root="/tmp/a,b"'"""),
+        (("data=folder", "data.root=/tmp/#é"), """quote it for Hydra too: 'data.root="/tmp/#é"'"""),
+        (("method",), "method: must be KEY=VALUE"),
+        (("task=null",), "Config group override must be a string or a list"),
+    ],
+)  # fmt: skip
+def test_mistakes_that_are_found_before_a_folder_is_made(finished, run, tmp_path, arguments, words):
+    (tmp_path / "Downloads/checkpoints").mkdir(parents=True)
+    for place in ("", "checkpoints/"):
+        shutil.copy(finished / "checkpoints/best.ckpt", tmp_path / f"Downloads/{place}x.ckpt")
+    before = files_below(tmp_path)
+    assert_one_line_error(run(*arguments), words)
+    assert files_below(tmp_path) == before
+
+
+def test_the_advice_on_quotes_is_right(run, tmp_path):
+    assert_one_line_error(run("data=folder", 'data.root="/tmp/a=b,(#é"'), "/tmp/a=b,(#é is no folder")
+    assert_one_line_error(run("data=folder", "data.root=~/nowhere"), "fewshot-cache/nowhere is no folder")
+
+
+def test_runs_that_are_not_named_get_folders_of_their_own(run, tmp_path):
+    """Also those that start at one time, here in one year; so do sweeps."""
+    typed = ("method=nearest", "figures=false", "name=${now:%Y}", "task.val_episodes=0")
+    for _ in range(2):
+        assert run(*typed).returncode == 0
+        assert run("-m", *typed).returncode == 0
+    runs = sorted(file.parent for file in (tmp_path / "outputs").glob("*/result.json"))
+    sweeps = sorted(file.parents[1] for file in (tmp_path / "multirun").glob("*/0/result.json"))
+    for folders in (runs, sweeps):
+        first, second = folders
+        assert second.name == f"{first.name}-2"
+        assert sorted(path.name for path in first.iterdir()) == sorted(path.name for path in second.iterdir())
+
+
+def claimed(folder: Path, kind: str) -> str:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=["name=${now:%Y}"], return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra[kind].dir = f"{folder}/${{name}}"
+    getattr(ChooseFolder(), {"run": "on_run_start", "sweep": "on_multirun_start"}[kind])(cfg)
+    if kind == "sweep":
+        assert f"hydra.sweep.dir={cfg.hydra.sweep.dir}" in cfg.hydra.overrides.hydra
+    return cfg.hydra[kind].dir
+
+
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+def test_a_free_folder_is_claimed_at_once(tmp_path, kind):
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: run_folder._claim(tmp_path / "raced"), range(40)))
+    assert len(set(folders)) == 40
+    assert [claimed(tmp_path, kind)[-2:] for _ in range(3)][1:] == ["-2", "-3"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_run_whose_best_weights_are_lost_is_not_trained_on(finished, run, tmp_path, damage):
+    out = tmp_path / "lost"
+    shutil.copytree(finished, out)
+    best = out / "checkpoints/best.ckpt"
+    best.unlink() if damage == "missing" else best.write_bytes(best.read_bytes()[:900])
+    before = files_below(out / "checkpoints")
+    done = run(f"resume={out}", "trainer.max_steps=8", small=False)
+    assert_one_line_error(done, "best.ckpt", "nothing to score", f"checkpoint={out / 'checkpoints/last.ckpt'} name=")
+    assert files_below(out / "checkpoints") == before
+    advised = (f"checkpoint={out / 'checkpoints/last.ckpt'}", "name=new", "trainer.max_steps=2", "figures=false")
+    assert run(*advised, small=False).returncode == 0
+    assert result(tmp_path / "outputs/new")["train"]["steps"] == 2
+
+
+def write_images(root: Path, images: int = 6) -> None:
+    for number in range(9):
+        folder = root / f"class{number}"
+        folder.mkdir(parents=True)
+        for image in range(images):
+            pixels = torch.randint(0, 255, (8, 8), generator=torch.Generator().manual_seed(100 * number + image))
+            Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f"{image}.png")
+
+
+def test_a_run_goes_on_after_its_images_have_moved(run, run_server, environment, tmp_path):
+    """Also from another directory than that to which a relative ``data.root`` belongs."""
+    write_images(tmp_path / "images")
+    write_images(tmp_path / "others", images=5)
+    small = ("task.ways=2", "task.train_ways=2", "task.queries=2", "task.train_queries=2", "figures=false",
+             "data.image_size=8", "data.channels=1", "task.val_episodes=2", "task.test_episodes=4",
+             "data.shares={train: 3, val: 3, test: 3}", "backbone=mlp", "backbone.widths=[8]")  # fmt: skip
+    out = tmp_path / "out"
+    typed = ("data=folder", "data.root=images", *small, "trainer.max_steps=2")
+    done = run(*typed, folder=out, small=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = run_server.run([f"resume={out}", "trainer.max_steps=3"], elsewhere, environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    moved = tmp_path / "moved"
+    (tmp_path / "images").rename(moved)
+    resume = (f"resume={out}", "trainer.max_steps=4")
+    assert_one_line_error(run(*resume, small=False), "images is no folder", "data.root=DIR")
+    other = run(*resume, f"data.root={tmp_path / 'others'}", small=False)
+    assert_one_line_error(other, "holds a run on other images: train.images is 18 there and 15 here")
+    done = run(*resume, "data.root=moved", small=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = result(out)
+    assert told["train"]["steps"] == 4
+    assert f"root: {moved}" in (out / ".hydra/config.yaml").read_text()
+    done = run(*resume, "data.root=moved", small=False)
+    assert "is finished: nothing to do" in done.stdout
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    cfg = OmegaConf.create({"cache_dir": "~/.cache/fewshot", "data_dir": "data"})
+    with pytest.raises(UserError, match=r"cache_dir=~/.cache/fewshot: this user has no home folder: .*FEWSHOT_CACHE"):
+        expand_folders(cfg)
+    cfg.cache_dir = ""
+    monkeypatch.setenv("HOME", "/home/me")
+    expand_folders(cfg)
+    assert (cfg.cache_dir, cfg.data_dir) == ("/home/me/.cache/fewshot", "data")

@@ -80,6 +80,7 @@ RANGES: dict[str, Range] = {
     "label_fraction": Range(0, 1, open=True),
     "channels": Range(1, 16),
     "image_size": Range(1, 1024),
+    "full_scale": Range(1, 65_535),
     "mean": _ANY,
     "std": _ANY,  # below 0: dark on white; 0 is refused apart
     "shares": _SOME_OR_NONE,

@@ -7,7 +7,7 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def run_command(main: Callable[[], None]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints tracebacks before the error comes here
     quiet_libraries()
     try:
-        sys.argv[1:] = [_expand_home(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = _complete_arguments(sys.argv[1:])
         main()
     except CompactHydraException as error:
         sys.exit(_explain_composition(error))
@@ -79,6 +79,16 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(f"error: {_one_line(error)}")
     except OSError as error:
         sys.exit(f"error: {explain(error)}")
+
+
+def _complete_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the command line with homes in place of ``~``.
+
+    On resume ``data.root`` is added where the data of the command line itself, not of the run, have none.
+    """
+    arguments = [_expand_home(argument) for argument in arguments]
+    resumes = any(argument.startswith("resume=") and argument != "resume=auto" for argument in arguments)
+    return [f"++{typed}" if resumes and typed.startswith("data.root=") else typed for typed in arguments]
 
 
 def _expand_home(argument: str) -> str:
