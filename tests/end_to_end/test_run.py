@@ -17,12 +17,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
+from fewshot import load
 from fewshot.command import run_folder
 from fewshot.command.paths import expand_folders
 from fewshot.command.run_folder import ChooseFolder
 from fewshot.errors import UserError
-
-from fewshot import load
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2", "backbone.width=8",

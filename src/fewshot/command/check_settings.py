@@ -285,8 +285,6 @@ def _list_fits(value: list[Any], kind: Any, parts: tuple[Any, ...]) -> bool:
         return False
     if kind is tuple and parts and parts[-1] is not Ellipsis:
         return len(value) == len(parts) and all(map(_fits, value, parts))
-    if not value and parts and parts[0] in (int, float):
-        return False
     return all(_fits(item, parts[0]) for item in value) if parts else True
 
 
