@@ -111,7 +111,7 @@ def _refuse_contradictions(cfg: DictConfig) -> None:
     named = run_folder.is_named(cfg, HydraConfig.get().overrides.hydra)
     if {"checkpoint", "weights"} <= set(typed) and cfg.checkpoint and cfg.weights:
         raise UserError("checkpoint=PATH brings its own weights: leave weights=PATH out")
-    if distributed.launched() and not named:
+    if distributed.started_by_launcher() and not named:
         raise UserError("several processes share one folder: give it a name=...")
     if cfg.resume == "auto" and not named and not sweep:
         raise UserError("resume=auto goes on with the run in its own folder: give it a name=...")

@@ -152,7 +152,7 @@ class ChooseFolder(Callback):
             _refuse_bad_name(config, "run")
             if config.resume not in (None, "auto"):
                 _refuse_no_run(Path(expand_home(str(config.resume), "resume")), str(config.resume))
-            elif not is_named(config, config.hydra.overrides.hydra) and not distributed.launched():
+            elif not is_named(config, config.hydra.overrides.hydra) and not distributed.started_by_launcher():
                 with read_write(config.hydra):
                     config.hydra.run.dir = _claim(Path(config.hydra.run.dir))
 
@@ -160,7 +160,7 @@ class ChooseFolder(Callback):
         """Choose ``hydra.sweep.dir``, which Hydra composes anew for each run from the typed overrides."""
         with _exit_on_mistakes():
             _refuse_bad_name(config, "sweep")
-            if not is_named(config, config.hydra.overrides.hydra) and not distributed.launched():
+            if not is_named(config, config.hydra.overrides.hydra) and not distributed.started_by_launcher():
                 with read_write(config.hydra):
                     config.hydra.sweep.dir = _claim(Path(config.hydra.sweep.dir))
                     config.hydra.overrides.hydra.append(f"hydra.sweep.dir={config.hydra.sweep.dir}")

@@ -168,7 +168,9 @@ class Method(BatchNormProtocol):
     def configure_optimizers(self) -> list[Optimizer]:
         """Make the optimiser of all parameters."""
         if self.make_optimizer is None:
-            raise UserError(f"method.optimizer=null: {type(self).__name__} has parameters to train, and needs an optimizer")
+            raise UserError(
+                f"method.optimizer=null: {type(self).__name__} has parameters to train, and needs an optimizer"
+            )
         return [with_initial_rate(self.make_optimizer(self.parameters()))]
 
     def schedules(self) -> list[Schedule]:
