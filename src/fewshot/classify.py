@@ -22,6 +22,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from fewshot.command.exit_status import quiet_libraries
 from fewshot.command.load import load
 from fewshot.data.class_folders import list_images, scan
+from fewshot.data.image_store import File
 from fewshot.data.images import decode_all
 from fewshot.errors import UserError
 from fewshot.figures import confusion_matrix
@@ -167,7 +168,7 @@ def _folder(path: Path, key: str) -> Path:
     return path
 
 
-def _classes(path: Path, key: str) -> dict:
+def _classes(path: Path, key: str) -> dict[str, list[File]]:
     classes = scan(_folder(path, key))
     if len(classes) < 2:
         raise UserError(
