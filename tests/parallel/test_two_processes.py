@@ -1,4 +1,4 @@
-"""Two processes train and score what one does."""
+"""Compare two processes of one run with one process."""
 
 import os
 import socket
@@ -48,7 +48,7 @@ assert set(QUICK) <= set(ALL)
     [*QUICK, *(pytest.param(*pair, marks=pytest.mark.thorough) for pair in ALL if pair not in QUICK)],
 )
 def test_two_processes_are_one(name, engine, run_server, tmp_path):
-    """The same weights, running statistics, scores of every test episode and logged means; 5 tasks shared by 2."""
+    """Compare weights, running statistics, scores of all test episodes and logged means; two processes share 5 tasks."""
     found = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)

@@ -1,4 +1,4 @@
-"""One of several processes of a small run, or the only one: ``worker.py METHOD ENGINE FOLDER``."""
+"""Train and test as one of several processes, or alone: ``worker.py METHOD ENGINE FOLDER``."""
 
 import os
 import sys

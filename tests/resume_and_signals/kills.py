@@ -1,4 +1,4 @@
-"""Kill runs at random moments, go on with them, and compare with runs that nobody killed.
+"""Kill runs at random moments, resume, and compare with whole runs.
 
 python tests/resume_and_signals/kills.py [NUMBER [SEED]]      # twenty kills over all methods
 """
@@ -72,7 +72,7 @@ def kill_and_resume(
 
 
 def assert_same(one: Path, two: Path) -> None:
-    """Bit-equal weights and test scores; all else but times, memory and paths; the curves."""
+    """Compare weights and test scores bit by bit, and all results but times, memory and paths."""
     for name in ("best", "last"):
         stored = [torch.load(out / f"checkpoints/{name}.ckpt", weights_only=True) for out in (one, two)]
         assert stored[0]["global_step"] == stored[1]["global_step"]

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, started twice or told to go on with something else."""
+"""Kill, stop, resume and repeat runs."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def run(run_server, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(run_server, tmp_path_factory) -> Path:
-    """A run that nobody killed."""
+    """Return the folder of a whole run."""
     out = tmp_path_factory.mktemp("plain") / "outputs" / "metagan"
     out.parent.mkdir()
     kills.reference(run_server, out, "method=metagan")
