@@ -53,7 +53,7 @@ class ForkedProcess:
         return self.returncode
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        """Return the rest of the output at the end; kill the command and all that it started after ``timeout``."""
+        """Return the rest of the output; kill the session of the command after ``timeout`` seconds."""
         assert self.stdout is not None
         deadline = Timer(timeout, self.send_signal, [signal.SIGKILL])
         deadline.start()

@@ -48,7 +48,7 @@ assert set(QUICK) <= set(ALL)
     [*QUICK, *(pytest.param(*pair, marks=pytest.mark.thorough) for pair in ALL if pair not in QUICK)],
 )
 def test_two_processes_are_one(name, engine, run_server, tmp_path):
-    """Compare weights, running statistics, scores of all test episodes and logged means; two processes share 5 tasks."""
+    """Compare weights, scores of all test episodes, logged means and figures; two processes share 5 tasks."""
     found = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)

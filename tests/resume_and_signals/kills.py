@@ -108,7 +108,7 @@ def _curves(out: Path) -> list[dict[str, str]]:
 
 
 def kill_at_random(server: RunServer, folder: Path, number: int, seed: int = 0) -> str:
-    """Kill the run ``number`` at a random moment, resume, compare with a whole run; say when and what went on."""
+    """Kill a run at a random moment, resume, and compare with a whole run."""
     method = METHODS[number % len(METHODS)]
     seconds = reference(server, folder / "whole", f"method={method}")
     after = random.Random(f"{seed} {number}").uniform(0.1, 1) * seconds

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from benchmarks.tensor_memory import most_held_mb
+from benchmarks.tensor_memory import tensor_peak_mb
 from packaging.requirements import Requirement
 
 from fewshot.data.sampler import EpisodeSampler
@@ -121,7 +121,7 @@ def peak(steps: int, **settings) -> float:
         for chunk in method.chunks(episodes):
             engine.map_tasks(method.task_terms, chunk)["objective"].sum().backward()
 
-    return most_held_mb(step)
+    return tensor_peak_mb(step)
 
 
 def test_first_order_memory_does_not_grow_with_steps():
