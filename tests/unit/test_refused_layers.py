@@ -33,7 +33,6 @@ REFUSED = {
     "leave out track_running_stats": [
         nn.InstanceNorm1d(CHANNELS, track_running_stats=True), nn.InstanceNorm2d(CHANNELS, track_running_stats=True),
     ],
-    r"use fewshot.networks.GroupNorm\(1, channels\)": [nn.LayerNorm(SIDE)],
     "use fewshot.networks.GroupNorm, with the same arguments": [nn.GroupNorm(2, CHANNELS)],
     "use fewshot.networks.DropBlock": [
         nn.Dropout(), nn.Dropout1d(), nn.Dropout2d(), nn.Dropout3d(), nn.AlphaDropout(), nn.FeatureAlphaDropout(),
@@ -46,6 +45,7 @@ ACCEPTED = {
     "GroupNorm of one group": lambda: GroupNorm(1, CHANNELS),
     "InstanceNorm2d": lambda: nn.InstanceNorm2d(CHANNELS),
     "affine InstanceNorm2d": lambda: nn.InstanceNorm2d(CHANNELS, affine=True),
+    "LayerNorm": lambda: nn.LayerNorm((CHANNELS, SIDE, SIDE)),
     "RMSNorm": lambda: nn.RMSNorm((CHANNELS, SIDE, SIDE)),
     "LocalResponseNorm": lambda: nn.LocalResponseNorm(2),
     "DropBlock": lambda: DropBlock(0.3, 2),
