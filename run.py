@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
-    """Do one run, of the command line or of a sweep; return its validation accuracy, for a search."""
+    """Train and test one run; return its validation accuracy, for a search."""
     out = Path(HydraConfig.get().runtime.output_dir)
     if distributed.rank():  # torchrun or SLURM started several: only the first prints
         logging.getLogger().setLevel(logging.ERROR)

@@ -1,5 +1,6 @@
 """Compose settings as a command does, in this process and without a run."""
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,3 +36,12 @@ def resolved_settings(*overrides: str) -> dict[str, Any]:
         OmegaConf.resolve(cfg)
     settings: Any = OmegaConf.to_container(cfg)
     return settings
+
+
+def places(node: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of each number below ``node``."""
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from places(value, (*where, key))
+    elif isinstance(node, int | float) and not isinstance(node, bool):
+        yield where

@@ -1,4 +1,4 @@
-"""Refuse settings that no run can use, in one line, before anything is read, written or trained.
+"""Refuse settings that no run can use, before anything runs.
 
 Types come from the constructors' own hints; ranges of numbers, which hints cannot state, from ``RANGES``.
 """
@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -48,7 +49,7 @@ class Range:
 
     def __str__(self) -> str:
         if self.least > -math.inf and self.most < math.inf:
-            return f" {'above' if self.open else 'from'} {self.least:g} to {self.most:.10g}"
+            return f" {'above' if self.open else 'from'} {self.least:.10g} to {self.most:.10g}"
         if self.least > -math.inf:
             return f" above {self.least:g}" if self.open else f" of at least {self.least:g}"
         return f" of at most {self.most:g}" if self.most < math.inf else ""
@@ -61,7 +62,7 @@ _FRACTION = Range(0, 1)
 _ANY = Range()
 _SEED = Range(0, MAX_SEED)
 
-# By the last part of a key. Every number of conf/ is here: tests/configs names the one that is forgotten.
+# By the last part of a key; a number that is not here may be any finite one.
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("seed", "test_seed", "split_seed"), _SEED),
     # of tasks
@@ -81,8 +82,8 @@ RANGES: dict[str, Range] = {
     "channels": Range(1, 16),
     "image_size": Range(1, 1024),
     "full_scale": Range(1, 65_535),
-    "mean": _ANY,
-    "std": _ANY,  # below 0: dark on white; 0 is refused apart
+    "mean": Range(-1e6, 1e6),
+    "std": Range(-1e6, 1e6),  # below 0: dark on white; 0 is refused apart
     "shares": _SOME_OR_NONE,
     "classes": _COUNT,
     "points": _COUNT,
@@ -211,7 +212,7 @@ def _check_values(node: Mapping[str, Any], where: str, hints: Mapping[str, Any])
 
 
 def _try_optimizer(node: Mapping[str, Any], where: str) -> None:
-    """Let the optimiser itself refuse its settings, on a parameter of one number."""
+    """Let the optimiser itself refuse its settings."""
     try:
         make = instantiate(dict(node))
         make([torch.nn.Parameter(torch.zeros(1))])
@@ -242,6 +243,7 @@ def _constructors(called: Callable[..., Any]) -> Iterable[Callable[..., Any]]:
     return [vars(owner)["__init__"] for owner in called.__mro__[:-1] if "__init__" in vars(owner)]
 
 
+@cache
 def _hints_of(called: Callable[..., Any]) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for function in reversed(list(_constructors(called))):
@@ -289,7 +291,7 @@ def _list_fits(value: list[Any], kind: Any, parts: tuple[Any, ...]) -> bool:
 
 
 def _numbers(value: Any) -> Iterable[float]:
-    """Return the numbers of a value: itself, or those in a list or a mapping without a constructor."""
+    """Return all numbers in a value."""
     if isinstance(value, Mapping | list):
         items = value.values() if isinstance(value, Mapping) else value
         return [number for item in items for number in _numbers(item)]

@@ -1,4 +1,4 @@
-"""The share of a machine that a run has where several go on at once."""
+"""Share a machine between runs that go on at once."""
 
 import fcntl
 import os
@@ -10,27 +10,33 @@ import torch
 
 
 def gpus() -> list[str]:
-    """The visible GPUs as ``CUDA_VISIBLE_DEVICES`` names them. CUDA is not initialised."""
+    """Return the visible GPUs, without initialising CUDA.
+
+    The names are as in ``CUDA_VISIBLE_DEVICES``.
+    """
     count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     return [name.strip() for name in named.split(",")][:count] if named else [str(index) for index in range(count)]
 
 
 def workers(wanted: int, jobs: int, gpus: int, cores: int) -> int:
-    """How many processes run ``jobs``: ``wanted``, where -1 is one a GPU or a core, -2 one less; none without a job."""
+    """Return how many processes run ``jobs``.
+
+    ``wanted`` is that number; -1 means one for each GPU or core, -2 one less. No job has no process.
+    """
     if wanted < 0:
         wanted = max(1, (gpus if gpus > 1 else cores) + 1 + wanted)
     return min(wanted, jobs)
 
 
 def threads(processes: int, cores: int) -> int:
-    """The share of each process."""
+    """Return the threads of each process."""
     return max(1, cores // processes)
 
 
 def claim(gpus: Sequence[str], number: int) -> str | None:
-    """Keep this process to one of several ``gpus``: to a free one, else to that of ``number``. Before CUDA is used.
+    """Keep this process to one of several ``gpus``, before CUDA is used.
 
-    The choice holds, for other processes of this user too, as long as the process lives.
+    A free GPU is chosen, else the GPU of ``number``. The choice holds, for other processes of this user too, as long as the process lives.
     """
     if len(gpus) < 2:
         return None

@@ -1,4 +1,4 @@
-"""End a command: each error in one line if a user can act on it, with an exit status."""
+"""End a command with one line and an exit status."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def report_errors(out: Path, sweep: bool = False, worker: bool = False) -> Iterator[None]:
-    """Turn exceptions of a run that writes to ``out`` into a message and an exit status.
+    """Turn exceptions of a run in ``out`` into a line and an exit status.
 
     A failure is written to ``error.txt``, for the report. In a sweep the other runs go on; a signal ends it.
     A worker leaves the last word to the process that started it, which reads the file of the first that failed.
@@ -52,7 +52,7 @@ def report_errors(out: Path, sweep: bool = False, worker: bool = False) -> Itera
 
 
 def explain(error: BaseException) -> str | None:
-    """Return one line for an error of the user or the machine; None for a mistake of this program."""
+    """Return one line for an error of user or machine; else None."""
     root = error
     while isinstance(root, InstantiationException) and root.__cause__:
         root = root.__cause__
@@ -67,7 +67,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Call a Hydra ``main``; exit with one line if the settings do not compose or no folder can be written."""
+    """Call a Hydra ``main``; exit with one line if the settings do not compose."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints tracebacks before the error comes here
     quiet_libraries()
     try:
@@ -92,13 +92,13 @@ def _complete_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _expand_home(argument: str) -> str:
-    """Return ``KEY=~/...`` with the user's home in it, which Hydra does not read and not every shell expands."""
+    """Return ``KEY=~/...`` with the user's home, since Hydra refuses a ``~``."""
     key, is_override, value = argument.partition("=")
     return f"{key}={expand_home(value, key)}" if is_override and value.startswith("~/") else argument
 
 
 def _explain_composition(error: CompactHydraException) -> str:
-    """Return Hydra's own words, which list the choices of a group, or one line for other mistakes."""
+    """Return one line for a mistake in an override; else Hydra's own list of choices."""
     if isinstance(error, OverrideParseException):
         return _advise_quotes(error.override, "Hydra cannot read this")
     if ambiguous := re.match("Ambiguous value for argument '(.*)'", str(error)):
@@ -130,7 +130,7 @@ def _one_line(text: object) -> str:
 
 
 def quiet_libraries() -> None:
-    """Silence advice of Lightning for its own programs, and that ``conf/`` has files named like a plugin's."""
+    """Silence warnings of libraries that are not for users of this program."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics|PIL")

@@ -87,7 +87,7 @@ def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
 
 
 def _note_command_line(cfg: DictConfig) -> None:
-    """Add to ``cfg`` the overrides and the choices of groups, which Hydra keeps elsewhere; complete typed paths."""
+    """Add the overrides and choices of groups to ``cfg``; complete typed paths."""
     hydra_cfg = HydraConfig.get()
     OmegaConf.set_struct(cfg, False)
     cfg.typed = [override for override in hydra_cfg.overrides.task if keys_of([override]) != ["resume"]]
@@ -136,7 +136,7 @@ def _find_checkpoint(resume: str | None, out: Path) -> Path | None:
 
 
 def _continue_settings(cfg: DictConfig, resumed: Path) -> tuple[DictConfig, dict[str, Any]]:
-    """Return the settings of a run that goes on, with a budget typed anew, and the identity that its checkpoint has."""
+    """Return the settings of a resumed run, and its stored identity."""
     stored = OmegaConf.create(checkpoint.read(resumed, "resume")["recipe"])
     merged = replace_typed(stored, cfg, cfg.choices, cfg.typed)
     new = set(keys_of(cfg.typed))
@@ -184,7 +184,7 @@ def _refuse_fewer_steps(cfg: DictConfig, resumed: Path) -> None:
 
 
 def _refuse_lost_best(cfg: DictConfig, out: Path, resumed: Path) -> None:
-    """Refuse to train on if the weights that would be scored at the end cannot be read."""
+    """Refuse to train if the best weights so far cannot be read."""
     states = checkpoint.read(resumed, "resume").get("callbacks", {}).values()
     if not any(state.get("monitor") and state.get("best_model_path") for state in states):
         return

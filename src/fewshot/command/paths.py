@@ -11,7 +11,7 @@ _VARIABLES = {"data_dir": "FEWSHOT_DATA", "cache_dir": "FEWSHOT_CACHE"}
 
 
 def expand_paths(cfg: DictConfig) -> None:
-    """Replace ``~`` in the paths of checkpoints, and make a folder of images absolute, which another run may read."""
+    """Replace ``~`` in paths of checkpoints; make the folder of images absolute."""
     for key in ("checkpoint", "weights", "resume"):
         if isinstance(cfg.get(key), str):
             cfg[key] = expand_home(cfg[key], key)
@@ -20,7 +20,10 @@ def expand_paths(cfg: DictConfig) -> None:
 
 
 def absolute_root(cfg: DictConfig) -> str | None:
-    """Return ``data.root`` as an absolute path; None if there is none, or if it follows ``data_dir``."""
+    """Return ``data.root`` as an absolute path.
+
+    None if it is not set, or if it follows ``data_dir``.
+    """
     data = cfg.get("data")
     if not OmegaConf.is_dict(data) or "root" not in data or OmegaConf.is_interpolation(data, "root"):
         return None
@@ -28,7 +31,10 @@ def absolute_root(cfg: DictConfig) -> str | None:
 
 
 def expand_folders(cfg: DictConfig) -> None:
-    """Replace ``~`` in the folders of data and caches; an empty environment variable is as one that is not set."""
+    """Replace ``~`` in the folders of data and caches.
+
+    An empty environment variable counts as unset.
+    """
     for key, default in _DEFAULTS.items():
         cfg[key] = expand_home(str(cfg.get(key) or default), key)
 

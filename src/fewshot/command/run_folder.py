@@ -1,4 +1,4 @@
-"""Choose the folder of a run, and know which settings and images it holds and which process writes to it.
+"""Choose, identify and lock the folder of a run.
 
 A run of a sweep is known by its settings, not by its number: a sweep that is started again finds its finished runs.
 """
@@ -98,7 +98,7 @@ def knows_its_classes(out: Path) -> bool:
 
 
 def confirm_classes(out: Path, splits: Mapping[str, Split], resumed: bool) -> None:
-    """Compare the classes and counts of images of a ``resumed`` run with those that it began with; note new ones.
+    """Compare the images of a ``resumed`` run with its first ones; note new ones.
 
     Raises:
         FolderTaken: the run in ``out`` has other images.
@@ -141,7 +141,9 @@ def choose_sweep_subfolder(number: int, *, _root_: DictConfig) -> str:
 
 
 class ChooseFolder(Callback):
-    """Choose the folder of a run or sweep before Hydra writes to it: the one that is named, else a free one.
+    """Choose the folder of a run or sweep, before Hydra writes to it.
+
+    A run or sweep that the user did not name takes a free folder.
 
     A mistake exits here with status 1, so that nothing is written.
     """
@@ -167,7 +169,7 @@ class ChooseFolder(Callback):
 
 
 def is_named(cfg: DictConfig, hydra_overrides: Sequence[str]) -> bool:
-    """Return whether the user or a recipe named the folder of this run or sweep, which is otherwise the time."""
+    """Return whether the user or a recipe named the folder."""
     typed = keys_of(hydra_overrides)
     return "hydra.run.dir" in typed or "hydra.sweep.dir" in typed or "${now" not in str(cfg._get_node("name"))
 
@@ -184,7 +186,7 @@ def _exit_on_mistakes() -> Iterator[None]:
 
 
 def _refuse_bad_name(config: DictConfig, kind: str) -> None:
-    """Refuse a name that is empty or leads to another folder than one of its own."""
+    """Refuse a name that is empty or leads elsewhere."""
     name, folder = config.name, str(config.hydra[kind].dir)
     if name is None or set(str(name).strip().split("/")) & {"", ".", ".."}:
         raise UserError(f"name={'null' if name is None else name}: must be the name of a folder, such as name=first")
@@ -211,7 +213,7 @@ def _refuse_no_run(path: Path, typed: str) -> None:
 
 
 def _claim(folder: Path) -> str:
-    """Make ``folder``, or the first of ``folder-2``, ``folder-3``, ... that does not exist; return its name."""
+    """Make the first of ``folder``, ``folder-2``, ... that is free; return its path."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         free = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")

@@ -1,4 +1,4 @@
-"""Put the settings of a run together: typed ones over those of a checkpoint over the defaults."""
+"""Put typed settings over stored settings."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,10 @@ def keys_of(overrides: Sequence[str]) -> list[str]:
 
 
 def apply_typed_budget(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Let a typed budget replace the recipe's: typed time alone drops its steps, typed steps alone its time."""
+    """Let a typed budget replace the recipe's.
+
+    Typed time alone drops the recipe's steps, typed steps alone its time.
+    """
     keys = keys_of(overrides)
     if "trainer.max_time" in keys and "trainer.max_steps" not in keys:
         cfg.trainer.max_steps = -1
