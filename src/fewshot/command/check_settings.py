@@ -133,7 +133,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse resolved settings of a run that its constructors cannot take.
 
     Raises:
-        UserError: names the key, its value and what it must be.
+        UserError: names the key, its value and the values that it may have.
     """
     known = set(_ROOT) | set(_NOTES)
     if unknown := sorted(set(map(str, settings)) - known):
@@ -184,7 +184,7 @@ def _check_trainer(trainer: Mapping[str, Any], trains: bool) -> None:
 
 
 def _check_node(node: Mapping[str, Any], where: str) -> None:
-    """Check the arguments of the constructor that ``_target_`` names, and those of its arguments."""
+    """Check the arguments of the constructor that ``_target_`` names, at all depths."""
     target = node.get("_target_")
     if not isinstance(target, str):
         return _check_values(node, where, {})
@@ -237,7 +237,7 @@ def _refuse_unknown(node: Mapping[str, Any], where: str, called: Callable[..., A
 
 
 def _constructors(called: Callable[..., Any]) -> Iterable[Callable[..., Any]]:
-    """Return the functions that take the arguments, those of base classes last."""
+    """Return the functions that take the arguments, base classes last."""
     if not isinstance(called, type):
         return [called]
     return [vars(owner)["__init__"] for owner in called.__mro__[:-1] if "__init__" in vars(owner)]

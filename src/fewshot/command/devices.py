@@ -36,7 +36,8 @@ def threads(processes: int, cores: int) -> int:
 def claim(gpus: Sequence[str], number: int) -> str | None:
     """Keep this process to one of several ``gpus``, before CUDA is used.
 
-    A free GPU is chosen, else the GPU of ``number``. The choice holds, for other processes of this user too, as long as the process lives.
+    A free GPU is chosen, else the GPU of ``number``. The choice holds, for other
+    processes of this user too, as long as the process lives.
     """
     if len(gpus) < 2:
         return None
