@@ -28,15 +28,21 @@ from fewshot.methods import (
     Reptile,
     SoftKMeans,
 )
-from fewshot.networks import ClassHead, Generator, TaskEncoder, conv4, mlp
+from fewshot.networks import Backbone, ClassHead, Generator, TaskEncoder, conv4, mlp
 from fewshot.schedule import constant, cosine
 
 SIZE, WAYS = 8, 5
 adam = partial(torch.optim.Adam, lr=1e-2)
 
 
-def backbone(norm: str = "batch"):
-    return conv4(1, SIZE, width=8, depth=2, stride=True, norm=norm)
+def backbone(norm: str = "batch", **options) -> Backbone:
+    """Return the network of methods that adapt: 8 features, the mean over space."""
+    return conv4(1, SIZE, width=8, depth=2, stride=True, norm=norm, **options)
+
+
+def embedding(norm: str = "batch", **options) -> Backbone:
+    """Return the network of methods that compare embeddings: 32 features, flattened."""
+    return conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False, norm=norm, **options)
 
 
 def maml(engine: Engine, norm: str = "batch", bn: str = "transductive", network=None, **options) -> MAML:
@@ -46,31 +52,26 @@ def maml(engine: Engine, norm: str = "batch", bn: str = "transductive", network=
 
 
 def protonet(engine: Engine, norm: str = "batch", bn: str = "running", **options) -> ProtoNet:
-    network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False, norm=norm)
-    return ProtoNet(network, engine=engine, bn=bn, optimizer=adam, **options)
+    return ProtoNet(embedding(norm), engine=engine, bn=bn, optimizer=adam, **options)
 
 
 def n_pair(engine: Engine, **options) -> NPair:
-    network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False)
-    return NPair(network, engine=engine, optimizer=adam, **{"bn": "running", "scale": 0.1} | options)
+    return NPair(embedding(), engine=engine, optimizer=adam, **{"bn": "running", "scale": 0.1} | options)
 
 
 def relation(engine: Engine, norm: str = "batch", bn: str = "transductive", **options) -> RelationNet:
-    network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False, norm=norm, pooled=1)
-    return RelationNet(network, norm, engine=engine, bn=bn, optimizer=adam, **options)
+    return RelationNet(embedding(norm, pooled=1), norm, engine=engine, bn=bn, optimizer=adam, **options)
 
 
 def matching(engine: Engine, norm: str = "batch", bn: str = "running", **options) -> MatchingNet:
-    network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False, norm=norm)
     # Cosines of so few features learn slowly: a larger rate, and its decay.
     faster = partial(torch.optim.Adam, lr=3e-2)
-    return MatchingNet(network, engine=engine, bn=bn, optimizer=faster, schedule=cosine, **options)
+    return MatchingNet(embedding(norm), engine=engine, bn=bn, optimizer=faster, schedule=cosine, **options)
 
 
 def baseline(engine: Engine, norm: str = "batch", bn: str = "running", **options) -> Baseline:
-    network = conv4(1, SIZE, width=8, depth=2, stride=False, mean_over_space=False, norm=norm)
     settings = {"inner_rate": 0.1, "test_steps": 10, "optimizer": adam} | options
-    return Baseline(network, WAYS, engine=engine, bn=bn, **settings)
+    return Baseline(embedding(norm), WAYS, engine=engine, bn=bn, **settings)
 
 
 def reptile(engine: Engine, norm: str = "batch", bn: str = "transductive", **options) -> Reptile:

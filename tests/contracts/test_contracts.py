@@ -173,7 +173,10 @@ def test_learns_a_toy_problem(name, tmp_path):
     before = score(name, method, tmp_path, scores)
     trainer(tmp_path, 60).fit(method, datamodule=data(name))
     after = score(name, method, tmp_path, scores)
-    assert 1 - after < 0.7 * (1 - before), (before, after)
+    assert 1 - after < 0.7 * (1 - before), (
+        f"accuracy {before:.3f} before 60 steps and {after:.3f} after: errors must fall by 30%; "
+        "choose the network, the scale of the logits or the learning rate in the row"
+    )
 
 
 class TestRows:
