@@ -1,73 +1,248 @@
-"""Checkpoints: written whole or not at all, and read with errors that a user can act on."""
+"""Read checkpoints, which may come from a stranger, with errors that a user can act on."""
 
 import logging
+import math
+import zipfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fewshot.allow_list import build, is_own, refuse_foreign_targets, targets
 from fewshot.errors import UserError
 from fewshot.networks import ClassHead
+from fewshot.old_checkpoints import FORMAT, upgrade_settings, upgrade_weights
+from fewshot.stored_settings import Resolver, parse
 
 log = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+MAX_MODULES = 10_000  # of a network that stored settings build
 
 
-def newest(folder: Path, named: str = "auto") -> Path | None:
-    """The newest readable checkpoint in ``folder``, or ``named``, if that is one; None where there is none yet.
+def newest(folder: Path, named: str = "auto", trusted: Collection[str] = ()) -> Path | None:
+    """Return the newest readable checkpoint in ``folder``, or ``named``; None without any.
 
     Raises:
         UserError: there are some, and none can be read.
     """
     files = [Path(named)] if named.endswith(".ckpt") else []
     files += [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
-    for number, file in enumerate(files, 1):
+    for count, file in enumerate(files, 1):
         try:
-            read(file, "resume")
+            read(file, "resume", trusted)
         except UserError as error:
-            if number == len(files):
+            if count == len(files):
                 raise
-            log.warning("%s; going back to %s", error, files[number])
+            log.warning("%s; going back to %s", error, files[count])
         else:
             return file
     return None
 
 
-def read(path: str | Path, key: str = "checkpoint") -> dict[str, Any]:
-    """A checkpoint of this project, with its ``state_dict`` and its ``recipe``; ``key`` is the setting that named it.
+def read(path: str | Path, key: str = "checkpoint", trusted: Collection[str] = ()) -> dict[str, Any]:
+    """Return the content of a checkpoint, in today's format, with nothing built of its settings.
+
+    Args:
+        path: the file.
+        key: the setting that names the file; ``resume`` also needs what training goes on from.
+        trusted: names outside this project that the stored settings may build.
+
+    Returns:
+        ``state_dict``, ``settings`` (a mapping, interpolations kept as text), and what Lightning wrote.
 
     Raises:
-        UserError: the file is missing, damaged or of another program.
+        UserError: the file is missing, damaged, of another program or a newer version, or builds anything foreign.
     """
+    content = _load(Path(path), key)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        # An experiment may name weights that another one writes.
-        hint = "; run what writes it first, or give weights=null" if key == "weights" else ""
-        raise UserError(f"{key}={path}: no such file{hint}") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{key}={path} is a folder: name a file, such as {path}/checkpoints/best.ckpt") from error
-    except Exception as error:  # a damaged file fails in many ways, none of which says more
-        raise UserError(f"{key}={path}: not a readable checkpoint ({type(error).__name__})") from error
-    if not isinstance(content, dict) or "state_dict" not in content or "recipe" not in content:
-        raise UserError(f"{key}={path}: not a checkpoint of this project (it holds no recipe)")
+        _upgrade(content)
+        refuse_foreign_targets(content["settings"], trusted)
+        if key == "resume":
+            _refuse_bad_progress(content)
+    except UserError as error:
+        raise UserError(f"{key}={path}: {error}") from error
     return content
 
 
+def _load(path: Path, key: str) -> dict[str, Any]:
+    if path.is_dir():
+        raise UserError(f"{key}={path} is a folder: name a file, such as {path}/checkpoints/best.ckpt")
+    if not path.exists():
+        # An experiment may name weights that another one writes.
+        hint = "; run what writes it first, or give weights=null" if key == "weights" else ""
+        raise UserError(f"{key}={path}: no such file{hint}")
+    if not path.is_file():
+        raise UserError(f"{key}={path}: not a file, but a pipe or a device")
+    try:
+        _refuse_compressed(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in many ways, none of which says more
+        raise UserError(f"{key}={path}: not a readable checkpoint ({type(error).__name__})") from error
+    if not isinstance(content, dict) or "state_dict" not in content or not {"settings", "recipe"} & set(content):
+        raise UserError(f"{key}={path}: not a checkpoint of this project (it holds no settings)")
+    return content
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse an archive that unpacks to more than its own size, which torch never writes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError("a compressed archive")
+
+
+def _upgrade(content: dict[str, Any]) -> None:
+    """Bring ``content`` to today's format."""
+    number = content.get("format", 1)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise UserError(f"not a checkpoint of this project (its format is {str(number)[:40]!r})")
+    if number > FORMAT:
+        raise UserError(f"written by a newer version (format {number}; this one reads up to {FORMAT}): update this one")
+    settings = parse(content.pop("recipe" if number == 1 else "settings", None))
+    _refuse_bad_weights(content["state_dict"])
+    if number == 1:
+        settings = upgrade_settings(settings)
+        content["state_dict"] = upgrade_weights(content["state_dict"], settings.get("method"))
+    content["settings"] = settings
+    content["format"] = FORMAT
+
+
+def _refuse_bad_weights(weights: Any) -> None:
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise UserError("its weights are no mapping from names to tensors")
+    for name, value in weights.items():
+        _refuse_bad_tensor(name, value)
+
+
+def _refuse_bad_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise UserError(f"its weight {name[:80]} is {type(value).__name__}, no tensor")
+    plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    if not plain or value.is_complex() or value.is_nested:
+        raise UserError(f"its weight {name[:80]} is no dense tensor of real numbers")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # expanded: may be of any size
+        raise UserError(f"its weight {name[:80]} claims more numbers than the file holds")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise UserError(f"its weight {name[:80]} is not finite: the run diverged, or the file is damaged")
+
+
+def _refuse_bad_progress(content: dict[str, Any]) -> None:
+    """Refuse a checkpoint without a step, optimisers, or counts of steps to go on from."""
+    step = content.get("global_step")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise UserError("not a checkpoint to go on from (it holds no number of steps); weights=PATH starts from it")
+    for part, kind in (("callbacks", dict), ("optimizer_states", list), ("loops", dict), ("lr_schedulers", list)):
+        if not isinstance(content.get(part), kind):
+            raise UserError(f"not a checkpoint to go on from (its {part} are missing or damaged)")
+    if not all(isinstance(state, dict) for state in content["callbacks"].values()):
+        raise UserError("not a checkpoint to go on from (the states of its callbacks are damaged)")
+    for path, value in _leaves(content["loops"]):
+        if isinstance(value, int | float) and not 0 <= value < 2**50:
+            raise UserError(f"not a checkpoint to go on from (loops.{path} is {value})")
+    for path, value in _leaves(content["optimizer_states"]):
+        if isinstance(value, Tensor):
+            _refuse_bad_tensor(f"of optimizer_states.{path}", value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"not a checkpoint to go on from (optimizer_states.{path} is {value})")
+
+
+def _leaves(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if depth > 20:
+        raise UserError("it is nested more than the checkpoint of any run")
+    if isinstance(content, dict | list | tuple):
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in pairs:
+            yield from _leaves(value, f"{path}.{key}" if path else str(key), depth + 1)
+    else:
+        yield path, content
+
+
+def build_method(content: dict[str, Any], path: str | Path, trusted: Collection[str] = ()) -> nn.Module:
+    """Return the method of a checkpoint's settings, with its weights.
+
+    The method is built without memory first and compared with the weights: settings may ask for any size.
+
+    Raises:
+        UserError: the settings are of another version, or the weights of another network.
+    """
+    settings = content["settings"]
+    node = Resolver(settings).resolve(settings.get("method"), ("method",))
+    refuse_other_network(_shapes(node, path, trusted=trusted), content, path)
+    method: nn.Module = build(node, trusted)
+    load_weights(method, content, path)
+    return method
+
+
+def refuse_other_settings(method: dict[str, Any], content: dict[str, Any], path: str | Path, key: str) -> None:
+    """Compare the network of resolved settings with the weights of a checkpoint, before memory is taken for it.
+
+    Settings that build parts of other projects are left to the run itself.
+
+    Raises:
+        UserError: the settings are of another version, or the weights of another network.
+    """
+    if all(is_own(target) for target in targets(method)):
+        refuse_other_network(_shapes(method, path, key), content, path, key)
+
+
+def _shapes(method: Any, path: str | Path, key: str = "checkpoint", trusted: Collection[str] = ()) -> nn.Module:
+    """Return the method of resolved settings, without memory for its weights."""
+    try:
+        with _few_modules(), torch.device("meta"):
+            shapes = build(method, trusted)
+    except UserError as error:
+        raise UserError(f"{key}={path}: {error}") from error
+    except Exception as error:  # whatever a constructor of today says to settings of another day
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{key}={path}: its settings are of another version ({reason})") from error
+    if not isinstance(shapes, nn.Module) or not hasattr(shapes, "fit_task"):
+        raise UserError(f"{key}={path}: its settings name no method")
+    return shapes
+
+
+class _few_modules:
+    """Limit, within, how many modules are made: settings may ask for a billion layers."""
+
+    def __enter__(self) -> None:
+        self._made = 0
+        self._hook = nn.modules.module.register_module_module_registration_hook(self._count)
+
+    def _count(self, module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+        self._made += 1
+        if self._made > MAX_MODULES:
+            raise UserError("its settings ask for more layers than any network here has")
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+
 def load_weights(module: nn.Module, content: dict[str, Any], path: str | Path, key: str = "checkpoint") -> None:
-    """Copy the weights of a checkpoint into ``module``; ``key`` is the setting that named it.
+    """Copy the weights of a checkpoint into ``module``; ``key`` is the setting that names the file.
+
+    Raises:
+        UserError: the network is another; the message names the first differences.
+    """
+    refuse_other_network(module, content, path, key)
+    module.load_state_dict(content["state_dict"])
+
+
+def refuse_other_network(module: nn.Module, content: dict[str, Any], path: str | Path, key: str = "checkpoint") -> None:
+    """Compare names and shapes of weights with those of ``module``, whose heads get the stored number of classes.
 
     Raises:
         UserError: the network is another; the message names the first differences.
     """
     stored = content["state_dict"]
     for name, layer in module.named_modules():
-        if isinstance(layer, ClassHead) and f"{name}.weight" in stored:
-            layer.resize(len(stored[f"{name}.weight"]))
+        weight = stored.get(f"{name}.weight")
+        if isinstance(layer, ClassHead) and weight is not None and weight.ndim == 2:
+            layer.resize(len(weight))
     wanted = module.state_dict()
     differences = [f"{name} is missing" for name in wanted if name not in stored]
-    differences += [f"{name} is not in the network" for name in stored if name not in wanted]
+    differences += [f"{name[:80]} is not in the network" for name in stored if name not in wanted]
     differences += [
         f"{name} is {tuple(stored[name].shape)} there and {tuple(wanted[name].shape)} here"
         for name in wanted
@@ -76,4 +251,3 @@ def load_weights(module: nn.Module, content: dict[str, Any], path: str | Path, k
     if differences:
         more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
         raise UserError(f"{key}={path} is of another network or number of classes: {'; '.join(differences[:2])}{more}")
-    module.load_state_dict(stored)

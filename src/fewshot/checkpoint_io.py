@@ -1,6 +1,8 @@
 """How Lightning writes, reads and removes checkpoints of a run."""
 
 import io
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     The last checkpoint but one is kept, in case the last is damaged later.
     """
 
+    def __init__(self, trusted: Collection[str] = ()) -> None:
+        super().__init__()
+        self.trusted = trusted
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         target = Path(path)
         content = io.BytesIO()
@@ -34,7 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: the file is no whole checkpoint of a run, or names files outside its own folder.
         """
-        content = read(path, "resume")
+        content = read(path, "resume", self.trusted)
         move_states(content, Path(path))
         return content
 
@@ -51,10 +57,7 @@ def move_states(content: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: the states are damaged, or a name is no plain ``*.ckpt``.
     """
-    states = content.get("callbacks", {})
-    if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
-        raise UserError(f"resume={path}: not a checkpoint to go on from (the states of its callbacks are damaged)")
-    for state in states.values():
+    for state in content["callbacks"].values():
         for key in _PATHS:
             if state.get(key):
                 state[key] = _beside(path, state[key])
@@ -65,6 +68,20 @@ def move_states(content: dict[str, Any], path: Path) -> None:
             if not isinstance(kept, dict):
                 raise UserError(f"resume={path}: not a checkpoint to go on from (its best_k_models is no mapping)")
             state["best_k_models"] = {_beside(path, name): score for name, score in kept.items()}
+
+
+@contextmanager
+def damaged_progress(resume: str | None, training: Callable[[], bool]) -> Iterator[None]:
+    """Blame the checkpoint ``resume`` for any failure before ``training`` has begun."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # Lightning takes what it restores on trust
+        if resume is None or training():
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"resume={resume}: not a checkpoint to go on from ({reason})") from error
 
 
 def _beside(path: Path, name: Any) -> str:

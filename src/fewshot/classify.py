@@ -20,14 +20,13 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from fewshot.command.exit_status import quiet_libraries
-from fewshot.command.load import load
 from fewshot.data.class_folders import list_images, scan
 from fewshot.data.image_store import File
 from fewshot.data.images import decode_all
 from fewshot.errors import UserError
 from fewshot.figures import confusion_matrix
 from fewshot.files import write_csv
-from fewshot.learner import Learner
+from fewshot.learner import Learner, load
 
 USAGE = """usage: python -m fewshot.classify checkpoint=PATH support=DIR query=DIR [KEY=VALUE ...]
 

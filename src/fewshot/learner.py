@@ -1,13 +1,13 @@
 """A trained method on images of one's own: ``predict = learner.fit(images, labels)``, then ``predict(images)``."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fewshot import rng
+from fewshot import checkpoint, rng
 from fewshot.augment import Affine
 from fewshot.data.images import decode_all
 from fewshot.episode import Episode
@@ -15,10 +15,41 @@ from fewshot.errors import UserError
 from fewshot.methods import MetaGAN, Method
 from fewshot.methods.predictor import Predictor
 from fewshot.networks.norm_layers import batch_norms
+from fewshot.stored_settings import Resolver
 from fewshot.streams import FixedSeed, ViewStream
 
 Images = Tensor | Sequence[str | Path]
 AT_ONCE = 300  # query images in one pass
+_DRAWINGS = ("omniglot", "glyphs")  # ink is bright there; checkpoints of format 1 do not store ``invert`` for them
+
+
+def load(path: str | Path, bn: str | None = None, trust: Collection[str] = ()) -> "Learner":
+    """Return the method of a checkpoint, with its weights and the preparation of its images.
+
+    Args:
+        path: a checkpoint of a run.
+        bn: ``transductive``, ``support`` or ``running``; None for the protocol that the run was scored under.
+        trust: names outside this project that the checkpoint's settings may build, such as ``"mine.Images"``.
+
+    Raises:
+        UserError: the file is missing or damaged, of another version, or builds anything that is not trusted.
+    """
+    content = checkpoint.read(path, trusted=trust)
+    method = checkpoint.build_method(content, path, trust)
+    settings = Resolver(content["settings"])
+    data, task = (settings.resolve(content["settings"].get(key), (key,)) for key in ("data", "task"))
+    assert isinstance(method, Method)
+    method.bn = bn or content["settings"].get("bn") or method.bn
+    return Learner(
+        method,
+        data["channels"],
+        data["image_size"],
+        data["mean"],
+        data["std"],
+        data.get("fit", "resize"),
+        data.get("invert", data.get("name") in _DRAWINGS),
+        needs_unlabeled=isinstance(task, dict) and task.get("unlabeled", 0) > 0,
+    )
 
 
 @dataclass(frozen=True)

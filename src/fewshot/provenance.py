@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from fewshot import __version__
+from fewshot.version import __version__
 
 log = logging.getLogger(__name__)
 

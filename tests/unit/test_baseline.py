@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from fewshot import checkpoint
-from fewshot.callbacks import Recipe
+from fewshot.callbacks import StoredSettings
 from fewshot.checkpoint_io import AtomicCheckpointIO
 from fewshot.data import ClassBatches, EpisodeData, EpisodeSampler, Task
 from fewshot.engines import LoopEngine, VmapEngine
@@ -101,12 +101,15 @@ def test_pretraining_is_cross_entropy_over_all_classes(head, engine, float64):
         torch.testing.assert_close(ours[name], p.grad, rtol=1e-9, atol=1e-12)
 
 
+SETTINGS = "data: {channels: 1, image_size: 8, mean: 0, std: 1}"  # as little as a checkpoint may store
+
+
 def trainer(folder, steps: int) -> pl.Trainer:
     last = ModelCheckpoint(folder, "last", every_n_train_steps=2, enable_version_counter=False)
     return pl.Trainer(
         max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, inference_mode=False,
         enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0, limit_val_batches=0,
-        use_distributed_sampler=False, callbacks=[last, Recipe("")], plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False, callbacks=[last, StoredSettings(SETTINGS)], plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
 
 

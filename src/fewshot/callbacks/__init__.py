@@ -8,9 +8,9 @@ from fewshot.callbacks.embedding import Embedding
 from fewshot.callbacks.figures import Figures
 from fewshot.callbacks.inner_steps import InnerSteps
 from fewshot.callbacks.progress import Progress
-from fewshot.callbacks.recipe import Recipe
 from fewshot.callbacks.scores import Scores
 from fewshot.callbacks.stopping import Stopped, Stopping
+from fewshot.callbacks.stored_settings import StoredSettings
 from fewshot.callbacks.throughput import Throughput
 
 __all__ = [
@@ -22,9 +22,9 @@ __all__ = [
     "Figures",
     "InnerSteps",
     "Progress",
-    "Recipe",
     "Scores",
     "Stopped",
     "Stopping",
+    "StoredSettings",
     "Throughput",
 ]

@@ -19,13 +19,13 @@ from fewshot.callbacks import (
     Figures,
     InnerSteps,
     Progress,
-    Recipe,
     Scores,
     Stopping,
+    StoredSettings,
     Throughput,
 )
-from fewshot.checkpoint_io import AtomicCheckpointIO
-from fewshot.command.job import Job
+from fewshot.checkpoint_io import AtomicCheckpointIO, damaged_progress
+from fewshot.command.job import Job, trusted_targets
 from fewshot.command.run_folder import confirm_classes
 from fewshot.data import EpisodeData, Task
 from fewshot.loggers import conclude, continue_from
@@ -44,10 +44,12 @@ class Records:
     Attributes:
         best: the checkpoint of the highest validation accuracy; None without validation.
         last: the checkpoint of the last step.
+        stored_settings: the settings that go into checkpoints.
     """
 
     best: ModelCheckpoint | None
     last: ModelCheckpoint
+    stored_settings: StoredSettings
     throughput: Throughput = field(default_factory=Throughput)
     scores: Scores = field(default_factory=Scores)
 
@@ -74,7 +76,7 @@ def execute(job: Job) -> None:
     if distributed.rank() == 0:
         for stale in ("result.json", "error.txt"):
             (out / stale).unlink(missing_ok=True)
-    records = build_records(cfg, task, out / "checkpoints")
+    records = build_records(job, cfg, task)
     trainer = build_trainer(job, cfg, task, records)
     if trainer.is_global_zero:
         log.info("%s on %s %s in %s", cfg.choices.method, cfg.data.name, task.name, out)
@@ -95,7 +97,7 @@ def build_method(job: Job, cfg: DictConfig) -> Method:
     # A checkpoint's own settings may name the weights that it started from.
     start = next((key for key in ("checkpoint", "weights") if cfg[key]), None)
     if start and not job.resume:
-        checkpoint.load_weights(method, checkpoint.read(cfg[start], start), cfg[start], start)
+        checkpoint.load_weights(method, checkpoint.read(cfg[start], start, trusted_targets(cfg)), cfg[start], start)
     return method
 
 
@@ -119,15 +121,17 @@ def build_data(cfg: DictConfig, task: Task) -> EpisodeData:
     return data
 
 
-def build_records(cfg: DictConfig, task: Task, folder: Path) -> Records:
-    """Build what writes checkpoints into ``folder`` and keeps scores."""
+def build_records(job: Job, cfg: DictConfig, task: Task) -> Records:
+    """Build the callbacks that write checkpoints and keep scores."""
+    folder = Path(job.out) / "checkpoints"
+    stored_settings = StoredSettings(job.stored)
     if not task.val_episodes:
         interval = cfg.trainer.val_check_interval
         last = ModelCheckpoint(folder, "last", every_n_train_steps=interval, enable_version_counter=False)
-        return Records(None, last)
+        return Records(None, last, stored_settings)
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)  # after each validation
     best = ModelCheckpoint(folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
-    return Records(best, last)
+    return Records(best, last, stored_settings)
 
 
 def build_trainer(job: Job, cfg: DictConfig, task: Task, records: Records) -> pl.Trainer:
@@ -140,11 +144,11 @@ def build_trainer(job: Job, cfg: DictConfig, task: Task, records: Records) -> pl
         cfg.trainer,
         callbacks=callbacks,
         logger=loggers,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(trusted_targets(cfg))],
         default_root_dir=job.out,
     )
     if job.resume:
-        continue_from(loggers, checkpoint.read(job.resume)["global_step"])
+        continue_from(loggers, checkpoint.read(job.resume, "resume", trusted_targets(cfg))["global_step"])
     for logger in loggers:
         if not isinstance(logger, CSVLogger):  # .hydra/ has the settings on disk already
             logger.log_hyperparams(job.settings)
@@ -161,7 +165,7 @@ def build_callbacks(job: Job, cfg: DictConfig, records: Records) -> list[pl.Call
         scores,
         Progress(),
         *instantiate(cfg.callbacks).values(),
-        Recipe(job.recipe),
+        records.stored_settings,
         Stopping(out / "checkpoints" / "last.ckpt"),
         Collapse(),
         Dashboard(),
@@ -196,12 +200,13 @@ def fit(
         if not data.task.val_episodes:
             return None
         return float(trainer.validate(method, datamodule=data, verbose=False)[0]["val/accuracy"])
-    trainer.fit(method, datamodule=data, ckpt_path=job.resume)
+    with damaged_progress(job.resume, lambda: records.stored_settings.training):
+        trainer.fit(method, datamodule=data, ckpt_path=job.resume)
     if records.best is None:
         trainer.save_checkpoint(Path(job.out) / "checkpoints" / "last.ckpt")
         return None
     file = records.best.best_model_path
-    checkpoint.load_weights(method, checkpoint.read(file), file)
+    checkpoint.load_weights(method, checkpoint.read(file, trusted=trusted_targets(cfg)), file)
     return float(records.best.best_model_score)  # type: ignore[arg-type]
 
 

@@ -1,7 +1,7 @@
 """Turn a command line into a job: settings that need Hydra no more."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from fewshot import checkpoint, distributed
+from fewshot import allow_list, checkpoint, distributed
 from fewshot.command import run_folder
 from fewshot.command.check_settings import check_settings
 from fewshot.command.paths import expand_folders, expand_paths
@@ -28,7 +28,7 @@ class Job:
 
     Attributes:
         settings: the composed and resolved settings.
-        recipe: the same before interpolations were resolved, as YAML; it travels in the checkpoints.
+        stored: the same before interpolations were resolved, as YAML for the checkpoints.
         overrides: the command line that the run began with.
         out: its folder.
         resume: the checkpoint that it goes on from.
@@ -36,7 +36,7 @@ class Job:
     """
 
     settings: dict[str, Any]
-    recipe: str
+    stored: str
     overrides: list[str]
     out: str
     resume: str | None
@@ -68,7 +68,7 @@ def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
     overrides = list(cfg.typed)
     _refuse_contradictions(cfg)
     resume = _resume_from(cfg)
-    resumed = _find_checkpoint(resume, out)
+    resumed = _find_checkpoint(resume, out, trusted_targets(cfg))
     stored = run_folder.read(out) if resume == "auto" else None
     if resumed and resume != "auto":
         cfg, stored = _continue_settings(cfg, resumed)
@@ -95,6 +95,14 @@ def _note_command_line(cfg: DictConfig) -> None:
     expand_paths(cfg)
 
 
+def trusted_targets(cfg: DictConfig | dict[str, Any]) -> set[str]:
+    """Return the names that the user's own command and configs build, which a checkpoint may build too."""
+    settings: Any = OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg
+    trust = settings.get("trust") or []
+    named = trust if isinstance(trust, list) else [trust]
+    return allow_list.targets(settings) | {str(name) for name in named}
+
+
 def _is_sweep() -> bool:
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
@@ -119,7 +127,7 @@ def _refuse_contradictions(cfg: DictConfig) -> None:
         raise UserError(f"resume={cfg.resume} goes on in its own folder: leave {'-m' if sweep else 'name'} out")
 
 
-def _find_checkpoint(resume: str | None, out: Path) -> Path | None:
+def _find_checkpoint(resume: str | None, out: Path, trusted: Collection[str]) -> Path | None:
     """Return the checkpoint to go on from; None for a run that begins.
 
     Raises:
@@ -129,7 +137,7 @@ def _find_checkpoint(resume: str | None, out: Path) -> Path | None:
     if resume is None:
         _refuse_a_second_run(out)
         return None
-    found = checkpoint.newest(out / "checkpoints", resume)
+    found = checkpoint.newest(out / "checkpoints", resume, trusted)
     if found is None and resume != "auto":
         raise UserError(f"resume={resume}: no checkpoint there")
     return found
@@ -137,7 +145,7 @@ def _find_checkpoint(resume: str | None, out: Path) -> Path | None:
 
 def _continue_settings(cfg: DictConfig, resumed: Path) -> tuple[DictConfig, dict[str, Any]]:
     """Return the settings of a resumed run, and its stored identity."""
-    stored = OmegaConf.create(checkpoint.read(resumed, "resume")["recipe"])
+    stored = OmegaConf.create(checkpoint.read(resumed, "resume", trusted_targets(cfg))["settings"])
     merged = replace_typed(stored, cfg, cfg.choices, cfg.typed)
     new = set(keys_of(cfg.typed))
     replaced = new.union(BUDGET) if new & set(BUDGET) else new
@@ -177,7 +185,7 @@ def _refuse_another_run(out: Path, stored: dict[str, Any], wanted: dict[str, Any
 
 def _refuse_fewer_steps(cfg: DictConfig, resumed: Path) -> None:
     steps = run_folder.identity(cfg, cfg.typed)["trainer"]["max_steps"]
-    taken = checkpoint.read(resumed)["global_step"]
+    taken = checkpoint.read(resumed, "resume", trusted_targets(cfg))["global_step"]
     if isinstance(steps, int) and 0 < steps < taken:
         raise FolderTaken(f"trainer.max_steps={steps}: {resumed} has taken {taken} already")
     log.info("going on from step %d (%s)", taken, resumed)
@@ -185,11 +193,11 @@ def _refuse_fewer_steps(cfg: DictConfig, resumed: Path) -> None:
 
 def _refuse_lost_best(cfg: DictConfig, out: Path, resumed: Path) -> None:
     """Refuse to train if the best weights so far cannot be read."""
-    states = checkpoint.read(resumed, "resume").get("callbacks", {}).values()
+    states = checkpoint.read(resumed, "resume", trusted_targets(cfg))["callbacks"].values()
     if not any(state.get("monitor") and state.get("best_model_path") for state in states):
         return
     try:
-        checkpoint.read(out / "checkpoints" / "best.ckpt", "best weights")
+        checkpoint.read(out / "checkpoints" / "best.ckpt", "best weights", trusted_targets(cfg))
     except UserError as error:
         raise UserError(
             f"{error}: the run would have nothing to score at its end; put the file back, or begin a new run from the "
@@ -199,7 +207,7 @@ def _refuse_lost_best(cfg: DictConfig, out: Path, resumed: Path) -> None:
 
 def _start_from_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Return the settings of the checkpoint that ``cfg`` names, with those that are typed."""
-    stored = OmegaConf.create(checkpoint.read(cfg.checkpoint)["recipe"])
+    stored = OmegaConf.create(checkpoint.read(cfg.checkpoint, trusted=trusted_targets(cfg))["settings"])
     merged = replace_typed(stored, cfg, cfg.choices, overrides)
     merged.typed = list(overrides)
     return merged
@@ -209,9 +217,21 @@ def _make_job(cfg: DictConfig, out: Path, resumed: Path | None, commit: str | No
     """Resolve the settings and check them."""
     cfg = cfg.copy()
     apply_typed_budget(cfg, cfg.typed)
-    recipe = OmegaConf.to_yaml(cfg)
+    stored = OmegaConf.to_yaml(cfg)
     expand_folders(cfg)
     OmegaConf.resolve(cfg)
     settings: Any = OmegaConf.to_container(cfg)
     check_settings(settings)
-    return Job(settings, recipe, list(cfg.typed), str(out), str(resumed) if resumed else None, commit)
+    _refuse_other_weights(settings, resumed)
+    return Job(settings, stored, list(cfg.typed), str(out), str(resumed) if resumed else None, commit)
+
+
+def _refuse_other_weights(settings: dict[str, Any], resumed: Path | None) -> None:
+    """Refuse weights of another network before memory is taken for the network of ``settings``."""
+    trusted = trusted_targets(settings)
+    if source := resumed or settings.get("checkpoint"):
+        key = "resume" if resumed else "checkpoint"
+        content = checkpoint.read(source, key, trusted)
+        checkpoint.refuse_other_settings(settings["method"], content, source, key)
+    elif settings.get("weights"):
+        checkpoint.read(settings["weights"], "weights", trusted)

@@ -26,12 +26,13 @@ from fewshot.command.settings import apply_typed_budget, keys_of
 from fewshot.data import Split
 from fewshot.errors import FolderTaken, UserError
 from fewshot.files import write_bytes
+from fewshot.old_checkpoints import upgrade_settings
 
 CONFIG = Path(".hydra/config.yaml")
 OVERRIDES = Path(".hydra/overrides.yaml")
 CLASSES = Path(".hydra/classes.json")
 # Settings that only say where files are and which are shown.
-_APART = ("hydra", "name", "resume", "figures", "logger", "choices", "typed", "data_dir", "cache_dir")
+_APART = ("hydra", "name", "resume", "figures", "logger", "choices", "typed", "data_dir", "cache_dir", "trust")
 
 
 def identity(cfg: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
@@ -81,7 +82,8 @@ def _read(out: Path, modified: int) -> dict[str, Any] | None:
         cfg = OmegaConf.load(out / CONFIG)
         typed = OmegaConf.load(out / OVERRIDES)
         assert isinstance(cfg, DictConfig)
-        return identity(cfg, list(typed))
+        settings: Any = OmegaConf.to_container(cfg)
+        return identity(OmegaConf.create(upgrade_settings(settings)), upgrade_settings(list(typed)))
     except (OSError, OmegaConfBaseException, YAMLError):  # of another program, or damaged
         return None
 

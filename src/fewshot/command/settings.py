@@ -44,6 +44,9 @@ def replace_typed(
     """
     merged = stored.copy()
     OmegaConf.set_struct(merged, False)
+    for key in ("cache_dir", "trust"):  # a checkpoint decides neither where to write nor whom to trust
+        if key in composed:
+            merged[key] = composed._get_node(key)
     keys = keys_of(overrides)
     groups = [key for key in keys if key in choices]
     for key in groups:

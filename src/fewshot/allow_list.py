@@ -1,0 +1,173 @@
+"""Build the objects that stored settings name: only this project's own, and optimisers."""
+
+import importlib
+import inspect
+import math
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from fewshot.errors import UserError
+from fewshot.stored_settings import OUTPUT, Resolver, Settings, leaves
+
+# The packages whose classes and functions a run's settings name.
+_OWN = ("methods", "networks", "engines", "schedule", "augment", "data", "loggers", "callbacks", "distributed")
+_OTHERS = frozenset(
+    [
+        "pytorch_lightning.Trainer",
+        *(f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD", "RMSprop", "NAdam", "RAdam", "Adagrad")),
+        *(f"torch.nn.init.{name}_" for name in ("zeros", "normal", "trunc_normal", "uniform", "orthogonal")),
+        *(f"torch.nn.init.{kind}_{law}_" for kind in ("xavier", "kaiming") for law in ("uniform", "normal")),
+    ]
+)
+_SPECIAL = ("_target_", "_partial_")
+_WRITES = ("save_dir", "folder", "dirpath", "default_root_dir", "cache_dir")  # settings that name places to write
+MAX_IMAGE_SIZE = 2048
+
+
+def targets(settings: Mapping[str, Any]) -> set[str]:
+    """Return all names after ``_target_``."""
+    return {str(value) for path, value in leaves(settings) if path.rpartition(".")[2] == "_target_"}
+
+
+def refuse_foreign_targets(settings: Settings, trusted: Collection[str] = ()) -> None:
+    """Refuse settings that build anything else than the allow list, or write outside the run's folder.
+
+    Args:
+        settings: as they were stored.
+        trusted: further names that the user's own command or configs build.
+
+    Raises:
+        UserError: the first name or value that is refused.
+    """
+    for path, node in _mappings(settings):
+        for key in node:
+            if isinstance(key, str) and key.startswith("_") and key.endswith("_") and key not in _SPECIAL:
+                raise UserError(f"its settings have {path}.{key}, which no run writes")
+        target = node.get("_target_", "fewshot.schedule.constant")
+        if not (is_own(target) or (isinstance(target, str) and target in trusted)):
+            raise UserError(
+                f"its settings build {_short(target)} ({path}), which is not of this project: nothing was built; "
+                f"if you trust it, give trust=[{_short(target)}]"
+            )
+        if not isinstance(node.get("_partial_", False), bool):
+            raise UserError(f"its settings have {path}._partial_={_short(node['_partial_'])}: must be true or false")
+    _refuse_other_places(settings, trusted)
+    _refuse_impossible_images(settings)
+
+
+def _mappings(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield ``(key.key, mapping)`` of all mappings, the outermost first."""
+    if isinstance(node, Mapping):
+        yield path, node
+    if isinstance(node, Mapping | list):
+        pairs = node.items() if isinstance(node, Mapping) else enumerate(node)
+        for key, value in pairs:
+            yield from _mappings(value, f"{path}.{key}" if path else str(key))
+
+
+def _refuse_other_places(settings: Settings, trusted: Collection[str]) -> None:
+    resolved = Resolver(settings).resolve({key: settings.get(key) for key in ("callbacks", "logger", "data")})
+    for path, value in leaves(resolved):
+        *parents, key = path.split(".")
+        if not isinstance(value, str):
+            continue
+        stored = _at(settings, [*parents, key])
+        if key == "cache_dir":
+            inside = stored == "${cache_dir}"
+        elif key in _WRITES and parents[0] != "data":
+            inside = value.startswith(OUTPUT) and ".." not in value
+        else:
+            inside = parents[0] == "data" or not (".." in value or value.startswith(("/", "~", "\\")))
+        if not inside and not _trusted_at(settings, parents, trusted):
+            raise UserError(f"its settings write to {_short(value)} ({path}), outside of the run's folder")
+
+
+def _at(settings: Any, keys: list[str]) -> Any:
+    for key in keys:
+        settings = settings[int(key)] if isinstance(settings, list) else settings.get(key)
+        if not isinstance(settings, dict | list):
+            break
+    return settings
+
+
+def _trusted_at(settings: Settings, keys: list[str], trusted: Collection[str]) -> bool:
+    node = _at(settings, keys)
+    target = node.get("_target_") if isinstance(node, dict) else None
+    return isinstance(target, str) and target in trusted and not is_own(target)
+
+
+def _refuse_impossible_images(settings: Settings) -> None:
+    data = Resolver(settings).resolve(settings.get("data"), ("data",))
+    if not isinstance(data, dict):
+        raise UserError("its settings have no data")
+    for key, least, most in (("channels", 1, 64), ("image_size", 1, MAX_IMAGE_SIZE)):
+        value = data.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            wanted = f"a whole number from {least} to {most}"
+            raise UserError(f"its settings have data.{key}={_short(value)}: must be {wanted}")
+    for key in ("mean", "std"):
+        value = data.get(key)
+        number = float("nan") if isinstance(value, bool) or not isinstance(value, int | float) else value
+        if not math.isfinite(number) or (key == "std" and number <= 0):
+            wanted = "a finite number above 0" if key == "std" else "a finite number"
+            raise UserError(f"its settings have data.{key}={_short(value)}: must be {wanted}")
+
+
+def build(node: Any, trusted: Collection[str] = ()) -> Any:
+    """Return the object of a resolved node: mappings with ``_target_`` become what their target makes.
+
+    Raises:
+        UserError: a target is neither on the allow list nor trusted.
+    """
+    if isinstance(node, list):
+        return [build(value, trusted) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    arguments = {key: build(value, trusted) for key, value in node.items() if key not in _SPECIAL}
+    if "_target_" not in node:
+        return arguments
+    target = node["_target_"]
+    if not (is_own(target) or (isinstance(target, str) and target in trusted)):
+        raise UserError(f"{_short(target)} is not of this project")
+    function = _locate(target)
+    return partial(function, **arguments) if node.get("_partial_") else function(**arguments)
+
+
+def is_own(target: Any) -> bool:
+    """Return whether ``target`` is on the allow list; own names must be public and defined where they are named."""
+    if not isinstance(target, str):
+        return False
+    if target in _OTHERS:
+        return True
+    project, *parts = target.split(".")
+    if project != "fewshot" or len(parts) not in (2, 3) or parts[0] not in _OWN:
+        return False
+    if not all(part.isidentifier() and not part.startswith("_") for part in parts):
+        return False
+    try:
+        found = _locate(target)
+    except (ImportError, AttributeError):
+        return False
+    return (inspect.isclass(found) or inspect.isfunction(found)) and _is_part(found, parts[0])
+
+
+def _is_part(found: Any, package: str) -> bool:
+    """Return whether a class or function of ``package`` is one that the settings of a run name."""
+    home = getattr(found, "__module__", "")
+    if home != f"fewshot.{package}" and not home.startswith(f"fewshot.{package}."):
+        return False
+    if package == "data":
+        return inspect.isclass(found) and hasattr(found, "load")
+    if package in ("loggers", "callbacks", "distributed", "engines"):
+        return inspect.isclass(found)
+    return True
+
+
+def _locate(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80].strip("'")

@@ -1,0 +1,79 @@
+"""Bring checkpoints of older versions to today's format.
+
+Format 1 (no number in the file) has its settings under ``recipe``, older module names, and the host of MetaGAN
+under ``classifier``.
+"""
+
+import re
+from typing import Any
+
+FORMAT = 2
+# Modules that have another name since format 2.
+_MOVED = {
+    "fewshot.inner": "fewshot.engines",
+    "fewshot.parallel": "fewshot.distributed",
+    "fewshot.losses": "fewshot.methods.gan_losses",
+    "fewshot.methods.batchnorm": "fewshot.methods.bn_protocol",
+    "fewshot.methods.fine_tuned": "fewshot.methods.fixed_ways",
+    "fewshot.methods.refinement": "fewshot.methods.soft_kmeans",
+    "fewshot.methods.trajectory": "fewshot.methods.inner_trajectory",
+    "fewshot.networks.blog": "fewshot.networks.keras_metagan",
+    "fewshot.networks.learn2learn": "fewshot.networks.l2l_omniglot",
+    "fewshot.networks.norm": "fewshot.networks.norm_layers",
+    "fewshot.networks.normalise": "fewshot.networks.batch_norm_function",
+    "fewshot.data.folder": "fewshot.data.image_folder",
+    "fewshot.data.store": "fewshot.data.image_store",
+}
+_NAMES = {"fewshot.loggers.wandb_logger": "fewshot.loggers.Wandb"}
+_HOST = re.compile(r"(^|\+|~|@|\$\{)method\.classifier\b")
+_METAGAN = "fewshot.methods.MetaGAN"
+
+
+def upgrade_settings(settings: Any) -> Any:
+    """Return settings, or overrides of a command line, with today's names; today's stay the same."""
+    upgraded = _renamed(settings)
+    method = upgraded.get("method") if isinstance(upgraded, dict) else None
+    if isinstance(method, dict) and method.get("_target_") == _METAGAN and "classifier" in method:
+        upgraded["method"] = {("host" if key == "classifier" else key): value for key, value in method.items()}
+    return upgraded
+
+
+def _renamed(node: Any) -> Any:
+    if isinstance(node, dict):
+        target = _target(node.get("_target_"))
+        engine = isinstance(target, str) and target.startswith("fewshot.engines.")
+        return {
+            (_host(key) if isinstance(key, str) else key): _target(value) if key == "_target_" else _renamed(value)
+            for key, value in node.items()
+            if not (engine and key == "compile" and value is False)  # a setting that was always false
+        }
+    if isinstance(node, list):
+        return [_renamed(value) for value in node]
+    return _host(node) if isinstance(node, str) else node
+
+
+def _host(text: str) -> str:
+    return _HOST.sub(r"\1method.host", text)
+
+
+def _target(target: Any) -> Any:
+    if not isinstance(target, str):
+        return target
+    module, _, name = _NAMES.get(target, target).rpartition(".")
+    return f"{_MOVED.get(module, module)}.{name}"
+
+
+def upgrade_weights(weights: dict[str, Any], method: Any) -> dict[str, Any]:
+    """Return a state with today's keys, of the method whose settings are ``method`` (with today's names)."""
+    metagan = isinstance(method, dict) and method.get("_target_") == _METAGAN
+    return {_key(key, metagan): value for key, value in weights.items()}
+
+
+def _key(key: str, metagan: bool) -> str:
+    parts = key.split(".")
+    if metagan and parts[0] == "classifier":
+        parts[0] = "host"
+    place = 1 if metagan and parts[0] == "host" else 0
+    if len(parts) > place and parts[place] == "learner":
+        parts[place] = "classifier"
+    return ".".join(parts)
