@@ -23,6 +23,7 @@ _OTHERS = frozenset(
 _SPECIAL = ("_target_", "_partial_")
 _WRITES = ("save_dir", "folder", "dirpath", "default_root_dir", "cache_dir")  # settings that name places to write
 MAX_IMAGE_SIZE = 2048
+MAX_NUMBER = 10**6  # in the settings of a method
 
 
 def targets(settings: Mapping[str, Any]) -> set[str]:
@@ -54,6 +55,7 @@ def refuse_foreign_targets(settings: Settings, trusted: Collection[str] = ()) ->
             raise UserError(f"its settings have {path}._partial_={_short(node['_partial_'])}: must be true or false")
     _refuse_other_places(settings, trusted)
     _refuse_impossible_images(settings)
+    _refuse_impossible_numbers(settings)
 
 
 def _mappings(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
@@ -112,6 +114,13 @@ def _refuse_impossible_images(settings: Settings) -> None:
         if not math.isfinite(number) or (key == "std" and number <= 0):
             wanted = "a finite number above 0" if key == "std" else "a finite number"
             raise UserError(f"its settings have data.{key}={_short(value)}: must be {wanted}")
+
+
+def _refuse_impossible_numbers(settings: Settings) -> None:
+    """Refuse numbers of a method that no run has; a constructor may make a list of so many layers."""
+    for path, value in leaves(Resolver(settings).resolve(settings.get("method"), ("method",)), "method"):
+        if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
+            raise UserError(f"its settings have {path}={_short(value)}: must be a number of at most {MAX_NUMBER}")
 
 
 def build(node: Any, trusted: Collection[str] = ()) -> Any:

@@ -18,7 +18,7 @@ from fewshot.stored_settings import Resolver, parse
 
 log = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-MAX_MODULES = 10_000  # of a network that stored settings build
+MAX_PARTS = 10_000  # modules and parameters of a network that stored settings build
 
 
 def newest(folder: Path, named: str = "auto", trusted: Collection[str] = ()) -> Path | None:
@@ -191,7 +191,7 @@ def refuse_other_settings(method: dict[str, Any], content: dict[str, Any], path:
 def _shapes(method: Any, path: str | Path, key: str = "checkpoint", trusted: Collection[str] = ()) -> nn.Module:
     """Return the method of resolved settings, without memory for its weights."""
     try:
-        with _few_modules(), torch.device("meta"):
+        with _FewParts(), torch.device("meta"):
             shapes = build(method, trusted)
     except UserError as error:
         raise UserError(f"{key}={path}: {error}") from error
@@ -203,20 +203,24 @@ def _shapes(method: Any, path: str | Path, key: str = "checkpoint", trusted: Col
     return shapes
 
 
-class _few_modules:
-    """Limit, within, how many modules are made: settings may ask for a billion layers."""
+class _FewParts:
+    """Limit how many modules and parameters are made within: settings may ask for a million layers."""
 
     def __enter__(self) -> None:
         self._made = 0
-        self._hook = nn.modules.module.register_module_module_registration_hook(self._count)
+        self._hooks = [
+            nn.modules.module.register_module_module_registration_hook(self._count),
+            nn.modules.module.register_module_parameter_registration_hook(self._count),
+        ]
 
-    def _count(self, module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+    def _count(self, module: nn.Module, name: str, part: object) -> None:
         self._made += 1
-        if self._made > MAX_MODULES:
+        if self._made > MAX_PARTS:
             raise UserError("its settings ask for more layers than any network here has")
 
     def __exit__(self, *_: object) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
 
 def load_weights(module: nn.Module, content: dict[str, Any], path: str | Path, key: str = "checkpoint") -> None:
