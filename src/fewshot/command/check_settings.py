@@ -24,7 +24,7 @@ _ROOT: dict[str, Any] = {
     "seed": int, "train": bool, "checkpoint": str | None, "resume": str | None, "weights": str | None,
     "bn": str | None, "name": str | float, "figures": bool, "data_dir": str, "cache_dir": str,
     "task": dict, "data": dict, "method": dict, "backbone": dict, "engine": dict, "trainer": dict,
-    "logger": dict, "callbacks": dict,
+    "logger": dict, "callbacks": dict, "trust": list | str | None,
 }  # fmt: skip
 _NOTES = ("choices", "typed", "tuned", "train_task", "experiment")  # that a run makes itself
 PRECISIONS = ("32-true", "bf16-mixed")
