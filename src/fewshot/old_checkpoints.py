@@ -27,6 +27,7 @@ _MOVED = {
 _NAMES = {"fewshot.loggers.wandb_logger": "fewshot.loggers.Wandb"}
 _HOST = re.compile(r"(^|\+|~|@|\$\{)method\.classifier\b")
 _METAGAN = "fewshot.methods.MetaGAN"
+_STRONG = "fewshot.augment.strong"
 
 
 def upgrade_settings(settings: Any) -> Any:
@@ -41,6 +42,8 @@ def upgrade_settings(settings: Any) -> Any:
 def _renamed(node: Any) -> Any:
     if isinstance(node, dict):
         target = _target(node.get("_target_"))
+        if target == _STRONG and isinstance(node.get("scale"), list):
+            node = node | {"scale": _largest_change(node["scale"])}
         engine = isinstance(target, str) and target.startswith("fewshot.engines.")
         return {
             (_host(key) if isinstance(key, str) else key): _target(value) if key == "_target_" else _renamed(value)
@@ -50,6 +53,12 @@ def _renamed(node: Any) -> Any:
     if isinstance(node, list):
         return [_renamed(value) for value in node]
     return _host(node) if isinstance(node, str) else node
+
+
+def _largest_change(sizes: list[Any]) -> Any:
+    """Return today's ``scale``, 0.2 for sizes from 0.8 to 1.2; other sizes are returned, and refused later."""
+    plain = len(sizes) == 2 and all(isinstance(size, float | int) for size in sizes)
+    return round(sizes[1] - 1, 9) if plain and abs(sizes[0] + sizes[1] - 2) < 1e-9 else sizes
 
 
 def _host(text: str) -> str:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from fewshot.errors import UserError
+from fewshot.files import printable
 from fewshot.report.build import report
 from fewshot.report.formats import terminal
 
@@ -24,8 +25,8 @@ class SweepReport(Callback):
         try:
             table = report([folder], folder)
         except UserError as error:
-            sys.exit(f"error: {error}")
-        Console().print(terminal(table))
+            sys.exit(f"error: {printable(str(error))}")
+        Console(highlight=False).print(terminal(table))
         print(f"report: {folder / 'report.html'} (and .md, .csv, .tex)")
         if any(not row.runs for row in table.rows):
             sys.exit(1)
