@@ -32,8 +32,7 @@ def changed(tiny_run, tmp_path) -> Callable[..., Path]:
     def make(change: Callable[[dict[str, Any]], object], name: str = "changed") -> Path:
         folder = tmp_path / name
         shutil.copytree(tiny_run, folder)
-        for file in (folder / "checkpoints").glob("*.ckpt"):
-            file.unlink()
+        (folder / "checkpoints/previous.ckpt").unlink()
         (folder / "result.json").unlink()
         content = torch.load(tiny_run / "checkpoints/last.ckpt", weights_only=True)
         replaced = change(content)
