@@ -19,8 +19,8 @@ import fewshot.command.run_folder  # noqa: F401 - resolvers of conf/config.yaml
 from benchmarks import ROOT
 from benchmarks.contender import MAIN_THREAD
 from fewshot.command.execute import execute
-from fewshot.command.exit_status import quiet_libraries
 from fewshot.command.job import Job, prepare
+from fewshot.startup import quiet_libraries
 
 
 def prepared_job(folder: str, *overrides: str) -> Job:

@@ -1,26 +1,32 @@
-"""A trained method on images of one's own: ``predict = learner.fit(images, labels)``, then ``predict(images)``."""
+"""Use a trained method on images of one's own: ``predict = learner.fit(images, labels)``, then ``predict(images)``."""
 
+import logging
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewshot import checkpoint, rng
 from fewshot.augment import Affine
-from fewshot.data.images import decode_all
+from fewshot.data.any_images import Images, to_labels, to_pixels
+from fewshot.data.images import FULL_SCALE, Decoding
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods import MetaGAN, Method
 from fewshot.methods.predictor import Predictor
+from fewshot.networks import Backbone
 from fewshot.networks.norm_layers import batch_norms
 from fewshot.stored_settings import Resolver
 from fewshot.streams import FixedSeed, ViewStream
 
-Images = Tensor | Sequence[str | Path]
+log = logging.getLogger(__name__)
 AT_ONCE = 300  # query images in one pass
-_DRAWINGS = ("omniglot", "glyphs")  # ink is bright there; checkpoints of format 1 do not store ``invert`` for them
+PASS = 1000 * 28**2  # pixels of a channel in one pass of a backbone, if more than AT_ONCE images
+LARGE = 4000  # support images of 28 x 28, above which a pass that cannot be split is announced
 
 
 def load(path: str | Path, bn: str | None = None, trust: Collection[str] = ()) -> "Learner":
@@ -47,20 +53,21 @@ def load(path: str | Path, bn: str | None = None, trust: Collection[str] = ()) -
         data["mean"],
         data["std"],
         data.get("fit", "resize"),
-        data.get("invert", data.get("name") in _DRAWINGS),
+        bool(data.get("invert", False)),
+        data.get("full_scale", FULL_SCALE),
         needs_unlabeled=isinstance(task, dict) and task.get("unlabeled", 0) > 0,
     )
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What ``fewshot.load`` returns: a method with its weights, and how its images were prepared.
+    """Hold a method with its weights, and how images are prepared for it.
 
     Attributes:
         method: with the weights of the checkpoint; ``method.bn`` may be set.
-        channels, image_size, fit_to, invert: as ``fewshot.data.images.decode`` (there ``fit``).
+        channels, image_size, fit_to, invert, full_scale: see ``fewshot.data.images.Decoding`` (``fit_to`` is ``fit``).
         mean, std: normalisation of pixels in [0, 1].
-        needs_unlabeled: it was trained with images without labels in each task.
+        needs_unlabeled: the method was trained with images without labels in each task.
     """
 
     method: Method
@@ -70,25 +77,31 @@ class Learner:
     std: float = 1.0
     fit_to: str = "resize"
     invert: bool = False
+    full_scale: int = FULL_SCALE
     needs_unlabeled: bool = False
+
+    @property
+    def decoding(self) -> Decoding:
+        """Return how files become pixels."""
+        return Decoding(self.channels, self.image_size, self.fit_to, self.invert, self.full_scale)
 
     def fit(
         self,
         images: Images,
-        labels: Sequence[Hashable],
+        labels: Sequence[Hashable] | Any,
         unlabeled: Images | None = None,
         generator: bool = True,
         views: int = 1,
-    ) -> "Classifier":
-        """Adapt to a support set: any number of classes and of images of each, as far as the method allows it.
+    ) -> "FittedLearner":
+        """Adapt to a support set of any number of classes and images, as far as the method allows.
 
         Args:
-            images: files, or ``(M, C, S, S)`` uint8, or floats in [0, 1] prepared like the training images.
-            labels: one for each image.
+            images: files, images of Pillow's, arrays or tensors: see ``fewshot.data.any_images.to_pixels``.
+            labels: one for each image: numbers or texts, in a sequence, an array or a tensor.
             unlabeled: images of the same classes, for the methods that use them.
-            generator: False lets a MetaGAN adapt as its classifier alone would, without generated images.
-            views: the method adapts to so many versions of the images, and probabilities are means over them: as
-                they are, and turned, scaled, sheared and shifted by little (see ``fewshot.augment``).
+            generator: False lets a MetaGAN adapt as its host alone, without generated images.
+            views: the method adapts to so many versions of the images, and probabilities are means over them: the
+                images themselves, and rotated, scaled, sheared and shifted by little (see ``fewshot.augment``).
 
         Raises:
             UserError: the images are not what the network takes, there are fewer than two classes, or the
@@ -96,15 +109,17 @@ class Learner:
         """
         if views < 1:
             raise UserError(f"views={views}: must be at least 1")
-        x, classes = self.pixels(images), sorted(set(labels), key=str)
-        if len(labels) != len(x):
-            raise UserError(f"{len(x)} support images, but {len(labels)} labels")
+        x = self.pixels(images)
+        names = to_labels(labels)
+        classes = sorted(set(names), key=str)
+        if len(names) != len(x):
+            raise UserError(f"{len(x)} support images, but {len(names)} labels")
         if len(classes) < 2:
             raise UserError(f"the support set has {len(classes)} classes: at least 2 are needed")
         if self.needs_unlabeled and unlabeled is None:
             raise UserError("this method was trained with images without labels: give some, unlabeled=DIR")
-        number = {label: place for place, label in enumerate(classes)}
-        y = torch.tensor([number[label] for label in labels])
+        number = {name: place for place, name in enumerate(classes)}
+        y = torch.tensor([number[name] for name in names])
         # The order of the images must carry nothing, as in training.
         order = rng.bits(rng.key(FixedSeed.SUPPORT_ORDER), torch.arange(len(y))).argsort()
         nothing = torch.zeros((), dtype=torch.int64)
@@ -117,37 +132,44 @@ class Learner:
             raise UserError("bn=running: this checkpoint holds no running averages; choose bn=transductive or support")
         if isinstance(method, MetaGAN) and not generator:
             method = method.host
-        with torch.no_grad():
+        self._announce_large(len(x))
+        with torch.no_grad(), passes_in_parts(method):
             predictors = [
                 method.predictor(replace(episode, support_x=_view(episode.support_x, view, together=False)))
                 for view in range(views)
             ]
-        return Classifier(classes, predictors, self.pixels)
+        return FittedLearner(classes, predictors, self.read, self.normalise, lambda: passes_in_parts(method))
 
-    def pixels(self, images: Images) -> Tensor:
-        """``(M, C, S, S)`` as the network takes them.
+    def _announce_large(self, images: int) -> None:
+        """Say that a method which takes gradients of the whole support set needs memory for all of it."""
+        pixels = images * self.image_size**2
+        if self.method.adapted_parameters and pixels > LARGE * 28**2:
+            log.warning("%d support images: the method adapts to all of them at once, which takes much memory", images)
+
+    def read(self, images: Images) -> Tensor:
+        """Return images ``(M, C, S, S)`` as uint8, or as floats in [0, 1].
 
         Raises:
-            UserError: a file cannot be read, or a tensor has another shape.
+            UserError: see ``fewshot.data.any_images.to_pixels``.
         """
-        if not isinstance(images, Tensor):
-            array, left_out = decode_all(
-                [Path(file) for file in images], self.channels, self.image_size, self.fit_to, self.invert
-            )
-            if left_out:
-                raise UserError(f"{left_out[0][0]}: {left_out[0][1]}")
-            images = torch.from_numpy(array)
-        wanted = (self.channels, self.image_size, self.image_size)
-        if images.ndim != 4 or images.shape[1:] != wanted:
-            raise UserError(
-                f"images are {tuple(images.shape)}, but the network takes (M, {', '.join(map(str, wanted))})"
-            )
+        return to_pixels(images, self.decoding)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return pixels as the network takes these."""
         scaled = images / 255 if images.dtype == torch.uint8 else images
         return (scaled.to(torch.get_default_dtype()) - self.mean) / self.std
 
+    def pixels(self, images: Images) -> Tensor:
+        """Return images ``(M, C, S, S)`` for the network.
+
+        Raises:
+            UserError: see ``fewshot.data.any_images.to_pixels``.
+        """
+        return self.normalise(self.read(images))
+
 
 def _view(x: Tensor, number: int, together: bool) -> Tensor:
-    """Images ``(M, C, S, S)`` each changed a little in its own way, or all ``together`` in one; view 0 as they are."""
+    """Return images ``(M, C, S, S)`` each changed a little, or all in the same way; view 0 unchanged."""
     if number == 0:
         return x
     key = rng.key(number)
@@ -156,39 +178,80 @@ def _view(x: Tensor, number: int, together: bool) -> Tensor:
     return Affine()(x[None], rng.bits(key, ViewStream.SUPPORT)[None])[0]
 
 
+@contextmanager
+def passes_in_parts(method: Method) -> Iterator[None]:
+    """Let backbones take a few hundred images at a time, so that memory does not grow with the support set.
+
+    Passes for gradients, and passes whose statistics come from the support set (``bn=support``), stay whole. In a
+    transductive pass each part has statistics of its own; a part is a sample of the whole batch.
+    """
+    with ExitStack() as stack:
+        if not (method.bn == "support" and batch_norms(method.network)):
+            for module in method.modules():
+                if isinstance(module, Backbone):
+                    stack.enter_context(_in_parts(module))
+        yield
+
+
+@contextmanager
+def _in_parts(backbone: Backbone) -> Iterator[None]:
+    whole = backbone.forward
+
+    def forward(x: Tensor) -> Tensor:
+        parts = -(-len(x) // max(AT_ONCE, PASS // (x.shape[-1] * x.shape[-2])))
+        if parts < 2 or torch.is_grad_enabled():
+            return whole(x)
+        features = [whole(x[part::parts]) for part in range(parts)]
+        joined = features[0].new_empty(len(x), *features[0].shape[1:])
+        for part, rows in enumerate(features):
+            joined[part::parts] = rows
+        return joined
+
+    backbone.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del backbone.forward
+
+
 @dataclass(frozen=True)
-class Classifier:
-    """A method fit to a support set: images to labels.
+class FittedLearner:
+    """Label images with the classes of a support set.
 
     Attributes:
         classes: the labels, sorted.
         predictors: one for each view of the images.
+        read: images of any kind to pixels.
+        normalise: pixels as the network takes these.
+        limit_memory: a context in which predictors are called.
     """
 
     classes: list[Hashable]
     predictors: Sequence[Predictor]
-    pixels: Callable[[Images], Tensor]
+    read: Callable[[Images], Tensor]
+    normalise: Callable[[Tensor], Tensor]
+    limit_memory: Callable[[], Any] = ExitStack
 
     def __call__(self, images: Images) -> list[Hashable]:
-        """The label of each image."""
+        """Return the label of each image."""
         return [self.classes[place] for place in self.probabilities(images).argmax(1).tolist()]
 
     def probabilities(self, images: Images) -> Tensor:
-        """``(M, N)``, columns as ``classes``.
+        """Return probabilities ``(M, N)``, columns as ``classes``.
 
         Of very many images a few hundred go together, in a fixed random order: where BatchNorm sees the batch, a
         folder sorted by class must not be cut into pieces of one class.
         """
-        x = self.pixels(images)
+        x = self.read(images)
         order = rng.bits(rng.key(FixedSeed.QUERY_ORDER), torch.arange(len(x))).argsort()
-        parts = x[order].tensor_split(-(-len(x) // AT_ONCE)) if len(x) else ()
-        with torch.no_grad():
-            scores = [torch.stack([*self._views(part)]).mean(0) for part in parts]
+        parts = order.tensor_split(-(-len(x) // AT_ONCE)) if len(x) else ()
         probabilities = torch.empty(len(x), len(self.classes))
-        if scores:
-            probabilities[order] = torch.cat(scores).float()
+        with torch.no_grad(), self.limit_memory():
+            for part in parts:
+                probabilities[part] = torch.stack([*self._views(self.normalise(x[part]))]).mean(0).float()
         return probabilities
 
     def _views(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the probabilities of each view."""
         for view, predictor in enumerate(self.predictors):
             yield predictor(_view(x, view, together=True)).logits.softmax(1)

@@ -26,6 +26,7 @@ _MOVED = {
 }
 _NAMES = {"fewshot.loggers.wandb_logger": "fewshot.loggers.Wandb"}
 _HOST = re.compile(r"(^|\+|~|@|\$\{)method\.classifier\b")
+_DRAWINGS = ("omniglot", "glyphs")  # ink is bright there; files of drawings to label have dark ink
 _METAGAN = "fewshot.methods.MetaGAN"
 _STRONG = "fewshot.augment.strong"
 
@@ -36,6 +37,9 @@ def upgrade_settings(settings: Any) -> Any:
     method = upgraded.get("method") if isinstance(upgraded, dict) else None
     if isinstance(method, dict) and method.get("_target_") == _METAGAN and "classifier" in method:
         upgraded["method"] = {("host" if key == "classifier" else key): value for key, value in method.items()}
+    data = upgraded.get("data") if isinstance(upgraded, dict) else None
+    if isinstance(data, dict) and data.get("name") in _DRAWINGS:
+        data.setdefault("invert", True)
     return upgraded
 
 

@@ -1,7 +1,9 @@
 """Prepare the process of a command, before its libraries load."""
 
+import logging
 import os
 import sys
+import warnings
 from types import TracebackType
 
 from fewshot.threads import waiting_variables
@@ -19,3 +21,11 @@ def show_exception(kind: type[BaseException], error: BaseException, traceback: T
         print("interrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
+
+
+def quiet_libraries() -> None:
+    """Silence warnings of libraries that are not for users of this program."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics|PIL")
+    warnings.filterwarnings("ignore", "\\s*'hydra/launcher/.*validated against ConfigStore schema")

@@ -2,6 +2,10 @@
 
 import contextlib
 import csv
+import os
+import subprocess
+import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from PIL import Image
 import fewshot
 from fewshot import learner
 from fewshot.classify import main
+from fewshot.data import images
 from fewshot.errors import UserError
 from fewshot.methods.predictor import Predictor
 from fewshot.networks import Prediction
@@ -40,7 +45,7 @@ def checkpoint(tmp_path_factory):
         for layer in batch_norms(network.network):
             layer.updates.fill_(1)
         path = tmp_path_factory.mktemp("checkpoints") / f"{method}.ckpt"
-        torch.save({"state_dict": network.state_dict(), "recipe": OmegaConf.to_yaml(cfg)}, path)
+        torch.save({"state_dict": network.state_dict(), "settings": OmegaConf.to_yaml(cfg), "format": 2}, path)
         return path
 
     return make
@@ -150,7 +155,7 @@ def test_the_csv_is_there_when_nobody_reads_the_table_to_its_end(checkpoint, fol
     def closed(*_):
         raise BrokenPipeError
 
-    monkeypatch.setattr("fewshot.classify.show", closed)
+    monkeypatch.setattr("fewshot.label_folder.print_labels", closed)
     output = folders / "unread.csv"
     with contextlib.suppress(BrokenPipeError):
         main([f"checkpoint={checkpoint('protonet')}", f"support={folders}/support", f"query={folders}/flat",
@@ -208,10 +213,6 @@ def spoilt(what: str, folders: Path) -> None:
     (folders / "unreadable" / "a.png").write_text("no image")
     (folders / "colours").mkdir()
     Image.new("RGB", (9, 9), "red").save(folders / "colours" / "a.png")
-    (folders / "strange" / "Klasse 0é").mkdir(parents=True)
-    (folders / "strange" / "other").mkdir()
-    for folder in ("Klasse 0é", "other"):
-        Image.new("L", (9, 9)).save(folders / "strange" / folder / "a.png")
     (folders / "text.ckpt").write_text("no checkpoint")
     (folders / "folder.csv").mkdir()
 
@@ -225,7 +226,6 @@ def spoilt(what: str, folders: Path) -> None:
         ({"query": "{}/unreadable"}, "holds no readable image"),
         ({"query": "{}/empty"}, "holds no readable image"),
         ({"query": "{}/colours"}, "has colours, but the network was trained on images of 1 channel"),
-        ({"query": "{}/strange"}, "has the folder other, which is no class"),
         ({"checkpoint": "{}/text.ckpt"}, "not a readable checkpoint"),
         ({"checkpoint": "{}/missing.ckpt"}, "missing.ckpt: no such file"),
         ({"checkpoint": "{}"}, "is a folder: name a file, such as"),
@@ -259,13 +259,13 @@ def test_a_checkpoint_of_another_version_names_its_keys(checkpoint, folders, cap
     )  # fmt: skip
     assert status == 1
     assert "backbone.layers.0.weight is missing" in error
-    content["recipe"] = content["recipe"].replace("distance:", "metric:")
+    content["settings"] = content["settings"].replace("distance:", "metric:")
     torch.save(content, path)
     status, _, error = classify(capsys, f"checkpoint={path}", f"support={folders}/support", f"query={folders}/flat")
     assert status == 1
     assert "its settings are of another version" in error
     assert "metric" in error
-    content["recipe"] = "a: [b"
+    content["settings"] = "a: [b"
     torch.save(content, path)
     status, _, error = classify(capsys, f"checkpoint={path}", f"support={folders}/support", f"query={folders}/flat")
     assert status == 1
@@ -293,7 +293,7 @@ def test_names_in_brackets_are_not_taken_for_colours(checkpoint, folders, capsys
         capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support", f"query={folders}/query"
     )
     assert status == 0
-    assert "[red] [/]: 1.0000 (1 of 1)" in printed
+    assert "[red] [: 1.0000 (1 of 1)" in printed  # the first folder is the class
     assert "[red] [/]/[blue]0.png" in printed
 
 
@@ -307,7 +307,183 @@ def test_a_sorted_folder_is_not_cut_into_pieces_of_one_class(monkeypatch):
         return Prediction(torch.eye(4)[x[:, 0, 0, 0].long()] * 50, x)
 
     sorted_by_class = torch.arange(4.0).repeat_interleave(10).view(40, 1, 1, 1)
-    fit = learner.Classifier(list("abcd"), [Predictor(remember, {})], lambda x: x)
+    fit = learner.FittedLearner(list("abcd"), [Predictor(remember, {})], lambda x: x, lambda x: x)
     assert fit(sorted_by_class) == list("a" * 10 + "b" * 10 + "c" * 10 + "d" * 10)
     assert [len(piece) for piece in pieces] == [10] * 4
     assert all(len(piece.unique()) > 1 for piece in pieces)
+
+
+def test_usage_does_not_wait_for_torch():
+    code = "import sys; from fewshot.classify import main; main(['--help']); print(sorted(sys.modules))"
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: python -m fewshot.classify")
+    assert "'torch'" not in done.stdout
+    assert "'numpy'" not in done.stdout
+
+
+def test_neither_labels_nor_learners_need_hydra(checkpoint, folders):
+    code = (
+        "import sys, fewshot; from fewshot.classify import main; print(main(sys.argv[1:])); "
+        "print([name for name in sys.modules if name.startswith('hydra')])"
+    )
+    given = [f"checkpoint={checkpoint('protonet')}", f"support={folders}/support", f"query={folders}/flat"]
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "", "HOME": str(folders), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code, *given], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["0", "[]"], done.stdout + done.stderr
+
+
+def test_the_first_folder_is_the_class(checkpoint, folders, capsys):
+    """Whatever lies between the folder of a class and its images; in the query folder too."""
+    for top in ("support", "query"):
+        for folder in list((folders / top).iterdir()):
+            for place, file in enumerate(sorted(folder.iterdir())):
+                (folder / f"202{place}").mkdir()
+                file.rename(folder / f"202{place}" / file.name)
+    status, printed, error = classify(
+        capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support", f"query={folders}/query"
+    )
+    assert status == 0, error
+    assert "accuracy 1.0000 (9 of 9)" in printed
+    assert "Klasse 1é: 1.0000 (2 of 2)" in printed
+
+
+def test_one_name_in_two_unicode_forms_is_one_class(checkpoint, folders, capsys):
+    for folder in list((folders / "query").iterdir()):
+        folder.rename(folder.with_name(unicodedata.normalize("NFD", folder.name)))
+    status, printed, error = classify(
+        capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support", f"query={folders}/query"
+    )
+    assert status == 0, error
+    assert "accuracy 1.0000 (9 of 9)" in printed
+
+
+def test_images_in_a_folder_of_no_class_are_labelled_and_not_counted(checkpoint, folders, capsys, caplog):
+    (folders / "query/unknown").mkdir()
+    Image.new("L", (28, 28), "white").save(folders / "query/unknown/new.png")
+    output = folders / "labels.csv"
+    status, printed, _ = classify(
+        capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support", f"query={folders}/query",
+        f"output={output}",
+    )  # fmt: skip
+    assert status == 0
+    assert "accuracy 1.0000 (9 of 9)" in printed
+    assert "not counted: unknown" in caplog.text
+    assert "unknown/new.png" in [row["file"] for row in csv.DictReader(output.open())]
+
+
+def test_names_that_are_not_utf8_have_one_form_everywhere(checkpoint, folders, capsys):
+    for top in ("support", "query"):
+        os.rename(os.fsencode(folders / top / "Klasse 0é"), os.fsencode(folders / top) + b"/caf\xe9")
+    os.rename(
+        os.fsencode(folders / "query") + b"/caf\xe9/0_0.png", os.fsencode(folders / "query") + b"/caf\xe9/b\xfc.png"
+    )
+    output = folders / "labels.csv"
+    status, printed, error = classify(
+        capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support", f"query={folders}/query",
+        f"output={output}",
+    )  # fmt: skip
+    assert status == 0, error
+    assert "accuracy 1.0000 (9 of 9)" in printed
+    assert "caf\\xe9: 1.0000 (1 of 1)" in printed
+    row = next(row for row in csv.DictReader(output.open(encoding="utf-8")) if "xfc" in row["file"])
+    assert (row["file"], row["predicted"]) == ("caf\\xe9/b\\xfc.png", "caf\\xe9")
+    assert "caf\\xe9" in (folders / "labels_confusion.csv").read_text(encoding="utf-8")
+    assert (folders / "labels_confusion.png").is_file()
+
+
+def test_names_reach_neither_the_terminal_raw_nor_a_spreadsheet_as_formulas(checkpoint, folders, capsys):
+    names = {"Klasse 0é": "=SUM(A1)", "Klasse 1é": "\x1b[31mred\n", "Klasse 2é": "@cmd", "Klasse 3é": "+1 2"}
+    for top in ("support", "query"):
+        for old, new in names.items():
+            (folders / top / old).rename(folders / top / new)
+    output = folders / "labels.csv"
+    status, printed, error = classify(
+        capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support", f"query={folders}/query",
+        f"output={output}",
+    )  # fmt: skip
+    assert status == 0
+    assert "\x1b" not in printed + error
+    assert "\\x1b[31mred\\n: 1.0000" in printed
+    for file in (output, folders / "labels_confusion.csv"):
+        cells = [cell for row in csv.reader(file.open(newline="")) for cell in row]
+        assert "'=SUM(A1)" in cells
+        assert not [cell for cell in cells if cell.startswith(("=", "@", "+"))]
+
+
+def test_a_class_of_a_columns_name_has_a_column_of_its_own(checkpoint, folders, capsys):
+    for old, new in {"Klasse 0é": "probability", "Klasse 1é": "file", "Klasse 2é": "class file"}.items():
+        (folders / "support" / old).rename(folders / "support" / new)
+    output = folders / "labels.csv"
+    assert classify(capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support",
+                    f"query={folders}/flat", f"output={output}")[0] == 0  # fmt: skip
+    header = output.read_text().splitlines()[0].split(",")
+    assert header[:3] == ["file", "predicted", "probability"]
+    assert len(set(header)) == len(header) == 3 + WAYS
+    assert {"class probability", "class file", "class class file"} == {
+        name for name in header if name.startswith("class")
+    }
+
+
+def test_folders_of_the_home_folder(checkpoint, folders, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(folders))
+    given = [f"checkpoint={checkpoint('nearest')}", "support=~/support", "query=~/flat", "output=~/labels.csv"]
+    assert classify(capsys, *given)[0] == 0
+    assert (folders / "labels.csv").is_file()
+
+
+def test_seven_hundred_classes(checkpoint, folders, capsys):
+    """Labels and accuracy come first; the picture of the confusion matrix is of bounded size."""
+    random = np.random.default_rng(0)
+    for number in range(700):
+        image = Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8))
+        for top in ("many", "ask"):
+            folder = folders / top / f"class {number:03}"
+            folder.mkdir(parents=True)
+            image.save(folder / "0.png")
+    status, printed, _ = classify(
+        capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/many", f"query={folders}/ask",
+        f"output={folders}/labels.csv",
+    )  # fmt: skip
+    assert status == 0
+    assert printed.index("accuracy 1.0000 (700 of 700)") < printed.index("labels_confusion.png")
+    assert "and 660 more classes" in printed
+    with Image.open(folders / "labels_confusion.png") as picture:
+        assert picture.width * picture.height < 20_000_000
+
+
+def test_figures_come_after_the_labels(checkpoint, folders, capsys, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("fewshot.label_folder.confusion_matrix.draw_counts", fail)
+    with pytest.raises(MemoryError):
+        main([f"checkpoint={checkpoint('nearest')}", f"support={folders}/support", f"query={folders}/query",
+              f"output={folders}/labels.csv"])  # fmt: skip
+    assert "accuracy 1.0000" in capsys.readouterr().out
+    assert (folders / "labels.csv").is_file()
+
+
+def test_every_image_is_decoded_once(checkpoint, folders, capsys, monkeypatch):
+    decoded = []
+    real = images.decode_file
+    monkeypatch.setattr(images, "decode_file", lambda path, decoding: [decoded.append(path), real(path, decoding)][1])
+    classify(capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support", f"query={folders}/flat")
+    assert len(decoded) == len(set(decoded)) == 18
+
+
+def test_a_log_has_no_bars(checkpoint, folders, capsys):
+    files = sorted((folders / "flat").iterdir())
+    predict = fewshot.load(checkpoint("nearest")).fit(files, [file.name[0] for file in files])
+    for file in files:
+        predict([file])
+    assert capsys.readouterr().err == ""
+
+
+def test_the_stored_setting_decides_about_ink(checkpoint, folders):
+    path = checkpoint("nearest")
+    content = torch.load(path)
+    assert "invert: true" in content["settings"]
+    content["settings"] = content["settings"].replace("invert: true", "invert: false")
+    torch.save(content, path)
+    assert fewshot.load(path).invert is False

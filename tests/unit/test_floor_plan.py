@@ -19,7 +19,7 @@ FLOORS = (
     {"methods"},
     {"checkpoint"},
     {"figures", "checkpoint_io", "learner", "loggers"},
-    {"callbacks", "report"},
+    {"callbacks", "label_folder", "report"},
     {"command"},
     {"classify"},
     {"__init__"},  # the face of the package, which loads what is asked for

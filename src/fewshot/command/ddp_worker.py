@@ -6,9 +6,10 @@ from pathlib import Path
 
 from fewshot import distributed
 from fewshot.command.execute import execute
-from fewshot.command.exit_status import quiet_libraries, report_errors
+from fewshot.command.exit_status import report_errors
 from fewshot.command.job import Job
 from fewshot.command.run_log import RunLog
+from fewshot.startup import quiet_libraries
 
 
 def main(file: str) -> None:

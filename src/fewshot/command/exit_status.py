@@ -6,7 +6,6 @@ import re
 import shlex
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from fewshot.callbacks import Stopped
 from fewshot.command.paths import expand_home
 from fewshot.errors import FolderTaken, UserError
 from fewshot.files import write_bytes
+from fewshot.startup import quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -127,11 +127,3 @@ def _advise_quotes(override: str, reason: str) -> str:
 
 def _one_line(text: object) -> str:
     return " ".join(str(text).split())
-
-
-def quiet_libraries() -> None:
-    """Silence warnings of libraries that are not for users of this program."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics|PIL")
-    warnings.filterwarnings("ignore", "\\s*'hydra/launcher/.*validated against ConfigStore schema")

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 import fewshot.command.run_folder  # noqa: F401 - the resolvers that Hydra needs before it calls a run
 from fewshot.command import devices
-from fewshot.command.exit_status import quiet_libraries
+from fewshot.startup import quiet_libraries
 
 log = logging.getLogger(__name__)
 # Return values of runs without a result: a signal stopped the run; something killed its process.

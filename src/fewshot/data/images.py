@@ -126,23 +126,45 @@ def decode_file(path: str | Path, decoding: Decoding) -> DecodedImage:
         _refuse_special_file(path)
         with Image.open(path, formats=FORMATS) as image:
             image.draft(None, (2 * size, 2 * size))  # a large JPEG shrinks while it is decoded
-            upright = ImageOps.exif_transpose(image)
-            square = _square(upright) if decoding.fit == "crop" else upright
-            eight_bits, largest = _eight_bits(square, decoding.full_scale)
-            opaque = _on_white(eight_bits)
-            loses_colour = decoding.channels == 1 and _has_colour(opaque)
-            opaque = opaque.convert("L" if decoding.channels == 1 else "RGB")
-    except Unreadable:
-        raise
+            return _convert(image, decoding)
     except UnidentifiedImageError as error:
         raise Unreadable(_why_unidentified(path)) from error
-    except OSError as error:
-        raise Unreadable(error.strerror or str(error)) from error
-    except Image.DecompressionBombError as error:
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def decode_image(image: Image.Image, decoding: Decoding) -> DecodedImage:
+    """Convert one image of Pillow's as ``decode_file`` does a file.
+
+    Raises:
+        Unreadable: as ``decode_file``.
+    """
+    try:
+        return _convert(image, decoding)
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> Unreadable:
+    """Return the reason for ``error``; damaged files fail in many ways."""
+    if isinstance(error, Unreadable):
+        return error
+    if isinstance(error, OSError):
+        return Unreadable(error.strerror or str(error))
+    if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise Unreadable(f"more than the {limit:,} pixels that are read: make it smaller") from error
-    except Exception as error:  # damaged files fail in many ways
-        raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
+        return Unreadable(f"more than the {limit:,} pixels that are read: make it smaller")
+    return Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})")
+
+
+def _convert(image: Image.Image, decoding: Decoding) -> DecodedImage:
+    size = decoding.image_size
+    upright = ImageOps.exif_transpose(image)
+    square = _square(upright) if decoding.fit == "crop" else upright
+    eight_bits, largest = _eight_bits(square, decoding.full_scale)
+    opaque = _on_white(eight_bits)
+    loses_colour = decoding.channels == 1 and _has_colour(opaque)
+    opaque = opaque.convert("L" if decoding.channels == 1 else "RGB")
     if decoding.invert:
         opaque = ImageOps.invert(opaque)
     if opaque.size != (size, size):
