@@ -28,7 +28,7 @@ def test_every_host_trains_on_one_shot_and_on_five(run, tmp_path):  # noqa: F811
     [
         (["task.distractors=700"], ["700 distractors", "task.distractors"]),
         (["task.unlabeled=30"], ["30 images without labels", "task.unlabeled"]),
-        (["data.label_fraction=0"], ["data.label_fraction=0", "(0, 1]"]),
+        (["data.label_fraction=0"], ["data.label_fraction=0", "must be a number above 0 to 1"]),
         (["data.label_fraction=1.5"], ["data.label_fraction=1.5"]),
         (["method=metagan", "method@method.host=nearest"], ["NearestNeighbour", "cannot be the host"]),
         (["method=soft_kmeans"], ["task.unlabeled"]),

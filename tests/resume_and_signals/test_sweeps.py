@@ -88,6 +88,7 @@ def test_a_signal_stops_all_workers_with_their_checkpoints(started, tmp_path):
     assert not list(folder.glob("*/result.json"))
 
 
+@pytest.mark.thorough
 def test_a_killed_worker_ends_its_own_run_only(started, sweep, tmp_path):
     """The table names the killed run; started again, the sweep goes on with it."""
     runs = ("method=protonet,nearest", "seed=0,1", "trainer.max_steps=30", "trainer.val_check_interval=10")
