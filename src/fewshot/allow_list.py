@@ -32,7 +32,7 @@ def targets(settings: Mapping[str, Any]) -> set[str]:
 
 
 def refuse_foreign_targets(settings: Settings, trusted: Collection[str] = ()) -> None:
-    """Refuse settings that build anything else than the allow list, or write outside the run's folder.
+    """Refuse settings that build foreign objects or write outside the run's folder.
 
     Args:
         settings: as they were stored.
@@ -117,7 +117,7 @@ def _refuse_impossible_images(settings: Settings) -> None:
 
 
 def _refuse_impossible_numbers(settings: Settings) -> None:
-    """Refuse numbers of a method that no run has; a constructor may make a list of so many layers."""
+    """Refuse numbers of a method that no run has, such as a million layers."""
     for path, value in leaves(Resolver(settings).resolve(settings.get("method"), ("method",)), "method"):
         if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
             raise UserError(f"its settings have {path}={_short(value)}: must be a number of at most {MAX_NUMBER}")
@@ -144,7 +144,7 @@ def build(node: Any, trusted: Collection[str] = ()) -> Any:
 
 
 def is_own(target: Any) -> bool:
-    """Return whether ``target`` is on the allow list; own names must be public and defined where they are named."""
+    """Return whether ``target`` is on the allow list: a public name of this project."""
     if not isinstance(target, str):
         return False
     if target in _OTHERS:
@@ -162,7 +162,7 @@ def is_own(target: Any) -> bool:
 
 
 def _is_part(found: Any, package: str) -> bool:
-    """Return whether a class or function of ``package`` is one that the settings of a run name."""
+    """Return whether the settings of a run may name this part of ``package``."""
     home = getattr(found, "__module__", "")
     if home != f"fewshot.{package}" and not home.startswith(f"fewshot.{package}."):
         return False

@@ -1,4 +1,4 @@
-"""Read checkpoints, which may come from a stranger, with errors that a user can act on."""
+"""Read checkpoints, which may come from a stranger: every fault is one clear line."""
 
 import logging
 import math
@@ -177,7 +177,7 @@ def build_method(content: dict[str, Any], path: str | Path, trusted: Collection[
 
 
 def refuse_other_settings(method: dict[str, Any], content: dict[str, Any], path: str | Path, key: str) -> None:
-    """Compare the network of resolved settings with the weights of a checkpoint, before memory is taken for it.
+    """Compare the network of resolved settings with the weights, before its memory is taken.
 
     Settings that build parts of other projects are left to the run itself.
 
@@ -204,7 +204,7 @@ def _shapes(method: Any, path: str | Path, key: str = "checkpoint", trusted: Col
 
 
 class _FewParts:
-    """Limit how many modules and parameters are made within: settings may ask for a million layers."""
+    """Limit how many modules and parameters are made: settings may ask for a million."""
 
     def __enter__(self) -> None:
         self._made = 0
@@ -224,7 +224,7 @@ class _FewParts:
 
 
 def load_weights(module: nn.Module, content: dict[str, Any], path: str | Path, key: str = "checkpoint") -> None:
-    """Copy the weights of a checkpoint into ``module``; ``key`` is the setting that names the file.
+    """Copy the weights of a checkpoint into ``module``.
 
     Raises:
         UserError: the network is another; the message names the first differences.
@@ -234,7 +234,7 @@ def load_weights(module: nn.Module, content: dict[str, Any], path: str | Path, k
 
 
 def refuse_other_network(module: nn.Module, content: dict[str, Any], path: str | Path, key: str = "checkpoint") -> None:
-    """Compare names and shapes of weights with those of ``module``, whose heads get the stored number of classes.
+    """Compare names and shapes of the weights with ``module``, whose heads are resized first.
 
     Raises:
         UserError: the network is another; the message names the first differences.

@@ -1,4 +1,4 @@
-"""How Lightning writes, reads and removes checkpoints of a run."""
+"""Write, read and remove the checkpoints of a run, for Lightning."""
 
 import io
 from collections.abc import Callable, Collection, Iterator
@@ -17,7 +17,7 @@ _PATHS = ("best_model_path", "last_model_path", "kth_best_model_path")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints whole or not at all: a full disk or a kill leaves the previous file.
+    """Write checkpoints whole or not at all, also when a disk is full.
 
     Lightning writes to the system's temporary folder first; a move from there may cross file systems.
     The last checkpoint but one is kept, in case the last is damaged later.
@@ -45,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove one ``*.ckpt`` file; never a folder, which Lightning would remove with all that it holds."""
+        """Remove one ``*.ckpt`` file; Lightning would also remove a folder with its content."""
         file = Path(path)
         if file.suffix == ".ckpt" and (file.is_file() or file.is_symlink()):
             file.unlink()

@@ -1,4 +1,4 @@
-"""Label the images of a folder with the classes of another, print the labels and write them."""
+"""Label the images of one folder with the classes of another."""
 
 import logging
 from collections.abc import Sequence
@@ -142,7 +142,7 @@ def _shown(path: Path) -> str:
 
 
 def _scan_classes(support: Path) -> dict[str, list[File]]:
-    """Return the files of each folder in ``support``, whatever lies between the folder and its files."""
+    """Return the files of each class: the first folders in ``support``."""
     classes = scan(_folder(support, "support"), first_level=True)
     if len(classes) < 2:
         found = "one class" if classes else "no class"
@@ -174,7 +174,7 @@ def _decode(learner: Learner, files: Sequence[File], folder: Path, key: str) -> 
 
 
 def _truth(names: list[str], classes: list[str], query: Path) -> list[str | None]:
-    """Return the class of each file by the first folder of its path; None in no folder, or in an unknown one."""
+    """Return the class of each file by its first folder; None if unknown."""
     folders = [composed(name.split("/")[0]) if "/" in name else None for name in names]
     truth = [folder if folder in classes else None for folder in folders]
     unknown = sorted({folder for folder in folders if folder is not None} - set(classes))
@@ -209,7 +209,7 @@ def print_labels(labels: FolderLabels, console: Console) -> None:
 
 
 def write_labels(labels: FolderLabels, output: Path) -> None:
-    """Write a row for each image: file, label, its probability, and the probabilities of all classes."""
+    """Write a row for each image: file, label, and the probabilities of all classes."""
     images = zip(labels.files, labels.predicted, labels.probabilities.tolist(), strict=True)
     rows = ((file, predicted, *(f"{value:.6f}" for value in (max(row), *row))) for file, predicted, row in images)
     write_csv(output, (*COLUMNS, *_columns(labels.classes)), rows)
@@ -229,7 +229,7 @@ def _columns(classes: list[str]) -> list[str]:
 
 
 def write_confusion(labels: FolderLabels, output: Path) -> list[Path]:
-    """Write and draw the confusion matrix beside ``output``, if a truth is known; return the files."""
+    """Write and draw the confusion matrix beside ``output``; return the files."""
     counts = labels.counts
     if counts is None:
         return []

@@ -93,7 +93,7 @@ class Learner:
         generator: bool = True,
         views: int = 1,
     ) -> "FittedLearner":
-        """Adapt to a support set of any number of classes and images, as far as the method allows.
+        """Adapt to a support set of any number of classes and images.
 
         Args:
             images: files, images of Pillow's, arrays or tensors: see ``fewshot.data.any_images.to_pixels``.
@@ -141,7 +141,7 @@ class Learner:
         return FittedLearner(classes, predictors, self.read, self.normalise, lambda: passes_in_parts(method))
 
     def _announce_large(self, images: int) -> None:
-        """Say that a method which takes gradients of the whole support set needs memory for all of it."""
+        """Say that gradients of a large support set need memory for all images."""
         pixels = images * self.image_size**2
         if self.method.adapted_parameters and pixels > LARGE * 28**2:
             log.warning("%d support images: the method adapts to all of them at once, which takes much memory", images)
@@ -169,7 +169,7 @@ class Learner:
 
 
 def _view(x: Tensor, number: int, together: bool) -> Tensor:
-    """Return images ``(M, C, S, S)`` each changed a little, or all in the same way; view 0 unchanged."""
+    """Return one view of images ``(M, C, S, S)``: changed a little; view 0 unchanged."""
     if number == 0:
         return x
     key = rng.key(number)
@@ -180,7 +180,7 @@ def _view(x: Tensor, number: int, together: bool) -> Tensor:
 
 @contextmanager
 def passes_in_parts(method: Method) -> Iterator[None]:
-    """Let backbones take a few hundred images at a time, so that memory does not grow with the support set.
+    """Let backbones take a few hundred images at a time, to bound memory.
 
     Passes for gradients, and passes whose statistics come from the support set (``bn=support``), stay whole. In a
     transductive pass each part has statistics of its own; a part is a sample of the whole batch.

@@ -60,7 +60,7 @@ def _renamed(node: Any) -> Any:
 
 
 def _largest_change(sizes: list[Any]) -> Any:
-    """Return today's ``scale``, 0.2 for sizes from 0.8 to 1.2; other sizes are returned, and refused later."""
+    """Return today's ``scale``: 0.2 for sizes from 0.8 to 1.2; leave other sizes."""
     plain = len(sizes) == 2 and all(isinstance(size, float | int) for size in sizes)
     return round(sizes[1] - 1, 9) if plain and abs(sizes[0] + sizes[1] - 2) < 1e-9 else sizes
 
@@ -77,7 +77,7 @@ def _target(target: Any) -> Any:
 
 
 def upgrade_weights(weights: dict[str, Any], method: Any) -> dict[str, Any]:
-    """Return a state with today's keys, of the method whose settings are ``method`` (with today's names)."""
+    """Return weights with today's keys; ``method`` holds the upgraded settings of the method."""
     metagan = isinstance(method, dict) and method.get("_target_") == _METAGAN
     return {_key(key, metagan): value for key, value in weights.items()}
 

@@ -1,4 +1,4 @@
-"""Read the settings in a checkpoint as data: bounded in size, with few interpolations, and building nothing."""
+"""Read the settings in a checkpoint as data: bounded, and building nothing."""
 
 import re
 from collections.abc import Iterator, Mapping

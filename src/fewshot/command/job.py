@@ -96,7 +96,7 @@ def _note_command_line(cfg: DictConfig) -> None:
 
 
 def trusted_targets(cfg: DictConfig | dict[str, Any]) -> set[str]:
-    """Return the names that the user's own command and configs build, which a checkpoint may build too."""
+    """Return the names that the user's own command and configs build."""
     settings: Any = OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg
     trust = settings.get("trust") or []
     named = trust if isinstance(trust, list) else [trust]

@@ -100,7 +100,7 @@ def _from_array(image: Any) -> Image.Image:
 
 
 def to_labels(labels: Any) -> list[Hashable]:
-    """Return one plain value for each image, of a tensor, an array, or a sequence of numbers and texts.
+    """Return one plain label for each image, of labels of any usual kind.
 
     Raises:
         UserError: a label is no single value, or not a number.
@@ -118,7 +118,7 @@ def to_labels(labels: Any) -> list[Hashable]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the number in a tensor or array of one number; anything else as it is."""
+    """Return the number in a tensor or array of one number; leave other values."""
     if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
         return value.item()
     return value

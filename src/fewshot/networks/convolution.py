@@ -40,7 +40,10 @@ class Conv2d(nn.Conv2d):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         if self.dilation != (1, 1) or self.groups != 1 or self.padding_mode != "zeros" or isinstance(self.padding, str):
-            raise ValueError("Conv2d takes neither dilation, groups, padding modes nor padding by name")
+            raise ValueError(
+                "Conv2d takes neither dilation, groups, padding modes nor padding by name: use torch's nn.Conv2d, "
+                "which is right too, and slower where every task has weights of its own"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(M, O, H', W')`` of images ``(M, C, H, W)``."""
