@@ -1,6 +1,7 @@
-"""Refuse settings that no run can use, before anything runs.
+"""Refuse settings that no run can use.
 
-Types come from the constructors' own hints; ranges of numbers, which hints cannot state, from ``RANGES``.
+The settings are checked before anything runs. Types come from the constructors' own hints; ranges of numbers, which
+hints cannot state, from ``RANGES``.
 """
 
 import inspect
@@ -33,7 +34,7 @@ MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Range:
-    """Hold the smallest and the largest number that a setting may have.
+    """Hold the range of a numeric setting.
 
     Attributes:
         least, most: the ends of the range.
@@ -130,7 +131,9 @@ _TIGHTER: dict[str, Any] = {
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse resolved settings of a run that its constructors cannot take.
+    """Refuse settings that the constructors cannot take.
+
+    The settings of the run must be resolved.
 
     Raises:
         UserError: names the key, its value and the values that it may have.
@@ -184,7 +187,10 @@ def _check_trainer(trainer: Mapping[str, Any], trains: bool) -> None:
 
 
 def _check_node(node: Mapping[str, Any], where: str) -> None:
-    """Check the arguments of the constructor that ``_target_`` names, at all depths."""
+    """Check the arguments of a constructor, at all depths.
+
+    ``_target_`` names the constructor.
+    """
     target = node.get("_target_")
     if not isinstance(target, str):
         return _check_values(node, where, {})
@@ -222,7 +228,7 @@ def _try_optimizer(node: Mapping[str, Any], where: str) -> None:
 
 
 def _refuse_unknown(node: Mapping[str, Any], where: str, called: Callable[..., Any]) -> None:
-    """Refuse an argument that the constructor does not have."""
+    """Refuse arguments that the constructor does not have."""
     accepted: set[str] = set()
     for function in _constructors(called):
         parameters = inspect.signature(function).parameters.values()
@@ -237,7 +243,10 @@ def _refuse_unknown(node: Mapping[str, Any], where: str, called: Callable[..., A
 
 
 def _constructors(called: Callable[..., Any]) -> Iterable[Callable[..., Any]]:
-    """Return the functions that take the arguments, base classes last."""
+    """Return the functions that take the arguments.
+
+    Base classes come last.
+    """
     if not isinstance(called, type):
         return [called]
     return [vars(owner)["__init__"] for owner in called.__mro__[:-1] if "__init__" in vars(owner)]
@@ -255,7 +264,10 @@ def _hints_of(called: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether YAML's ``value`` can be an argument of type ``hint``."""
+    """Return whether a value fits a type hint.
+
+    ``value`` is a value of YAML.
+    """
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Any or isinstance(hint, TypeVar | str):
         return True

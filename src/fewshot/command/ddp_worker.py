@@ -1,4 +1,7 @@
-"""Run one of several processes of a job: ``python -m fewshot.command.ddp_worker JOB.yaml``."""
+"""Run one of several processes of a job.
+
+The command is ``python -m fewshot.command.ddp_worker JOB.yaml``.
+"""
 
 import logging
 import sys
@@ -13,7 +16,10 @@ from fewshot.startup import quiet_libraries
 
 
 def main(file: str) -> None:
-    """Run the job; processes other than the first print errors only."""
+    """Run the job in this process.
+
+    Processes other than the first print errors only.
+    """
     job = Job.read(file)
     console = logging.StreamHandler(sys.stdout)
     run_log = RunLog(Path(job.out) / "run.log")

@@ -1,4 +1,4 @@
-"""Share a machine between runs that go on at once."""
+"""Share a machine between simultaneous runs."""
 
 import fcntl
 import os
@@ -34,10 +34,10 @@ def threads(processes: int, cores: int) -> int:
 
 
 def claim(gpus: Sequence[str], number: int) -> str | None:
-    """Keep this process to one of several ``gpus``, before CUDA is used.
+    """Limit this process to one of several GPUs.
 
-    A free GPU is chosen, else the GPU of ``number``. The choice holds, for other
-    processes of this user too, as long as the process lives.
+    Call before CUDA is used. A free GPU is chosen, else the GPU of ``number``. The choice holds, for other processes of
+    this user too, as long as the process lives.
     """
     if len(gpus) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Train a run, test it and write down its result."""
+"""Train and test a run, and write its result."""
 
 import logging
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ UNLIMITED = 10**9  # steps
 
 @dataclass
 class Records:
-    """Hold the callbacks whose content is read when a run has ended.
+    """Hold the callbacks to read after a run.
 
     Attributes:
         best: the checkpoint of the highest validation accuracy; None without validation.
@@ -64,7 +64,10 @@ class Records:
 
 
 def execute(job: Job) -> None:
-    """Train and test a job, and write its result: one of the job's processes."""
+    """Train and test a job, and write its result.
+
+    Each process of the job calls this function.
+    """
     memory.keep_freed()
     memory.reset_peak()
     cfg = job.cfg
@@ -90,7 +93,10 @@ def execute(job: Job) -> None:
 
 
 def build_method(job: Job, cfg: DictConfig) -> Method:
-    """Build the method from the run's seed, with the weights that it starts from."""
+    """Build the method with its initial weights.
+
+    The seed of the run, or a checkpoint, decides the weights.
+    """
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     method: Method = instantiate(cfg.method)
     method.bn = cfg.bn or method.bn
@@ -102,7 +108,7 @@ def build_method(job: Job, cfg: DictConfig) -> Method:
 
 
 def build_data(cfg: DictConfig, task: Task) -> EpisodeData:
-    """Load the images that the run draws its episodes from."""
+    """Load the images of the run."""
     data = EpisodeData(
         instantiate(cfg.data.dataset),
         task,
@@ -122,7 +128,7 @@ def build_data(cfg: DictConfig, task: Task) -> EpisodeData:
 
 
 def build_records(job: Job, cfg: DictConfig, task: Task) -> Records:
-    """Build the callbacks that write checkpoints and keep scores."""
+    """Build the callbacks for checkpoints and scores."""
     folder = Path(job.out) / "checkpoints"
     stored_settings = StoredSettings(job.stored)
     if not task.val_episodes:
@@ -156,7 +162,7 @@ def build_trainer(job: Job, cfg: DictConfig, task: Task, records: Records) -> pl
 
 
 def build_callbacks(job: Job, cfg: DictConfig, records: Records) -> list[pl.Callback]:
-    """Build the callbacks, in the order in which Lightning calls them."""
+    """Build the callbacks, in Lightning's order of calls."""
     out = Path(job.out)
     scores = records.scores
     callbacks = [
@@ -185,7 +191,9 @@ def has_parameters(method: Method) -> bool:
 def fit(
     job: Job, cfg: DictConfig, trainer: pl.Trainer, method: Method, data: EpisodeData, records: Records
 ) -> float | None:
-    """Train the method, if it can be trained, and load the weights to test.
+    """Train the method and load the weights to test.
+
+    A method without parameters is not trained.
 
     Returns:
         the validation accuracy of these weights, a fraction; None without validation.
@@ -213,7 +221,10 @@ def fit(
 def record(
     job: Job, cfg: DictConfig, trainer: pl.Trainer, method: Method, records: Records, validation: float | None
 ) -> None:
-    """Write the scores of the test, the result last, and end the loggers."""
+    """Write the test's scores, and close the loggers.
+
+    The result is written last.
+    """
     out = Path(job.out)
     test = records.scores.summary()
     write_episodes(out, records.scores.rows())

@@ -1,4 +1,4 @@
-"""End a command with one line and an exit status."""
+"""Turn errors into one line and an exit status."""
 
 import logging
 import os
@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def report_errors(out: Path, sweep: bool = False, worker: bool = False) -> Iterator[None]:
-    """Turn exceptions of a run in ``out`` into a line and an exit status.
+    """Turn exceptions into a line and an exit status.
 
-    A failure is written to ``error.txt``, for the report. In a sweep the other runs go on; a signal ends it.
-    A worker leaves the last word to the process that started it, which reads the file of the first that failed.
+    ``out`` is the folder of the run. A failure is written to ``error.txt``, for the report. In a sweep the other runs
+    go on; a signal ends it. A worker leaves the last word to the process that started it, which reads the file of the
+    first that failed.
     """
     level = logging.DEBUG if worker else logging.ERROR
     try:
@@ -52,7 +53,10 @@ def report_errors(out: Path, sweep: bool = False, worker: bool = False) -> Itera
 
 
 def explain(error: BaseException) -> str | None:
-    """Return one line for an error of user or machine; else None."""
+    """Explain an error in one line.
+
+    None for an error that is neither the user's nor the machine's.
+    """
     root = error
     while isinstance(root, InstantiationException) and root.__cause__:
         root = root.__cause__
@@ -67,7 +71,10 @@ def explain(error: BaseException) -> str | None:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Call a Hydra ``main``; exit with one line if the settings do not compose."""
+    """Call a Hydra ``main`` function.
+
+    Exit with one line if the settings do not compose.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints tracebacks before the error comes here
     quiet_libraries()
     try:
@@ -82,7 +89,7 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def _complete_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return the command line with homes in place of ``~``.
+    """Replace ``~`` in the command line.
 
     On resume ``data.root`` is added where the data of the command line itself, not of the run, have none.
     """
@@ -92,13 +99,20 @@ def _complete_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _expand_home(argument: str) -> str:
-    """Return ``KEY=~/...`` with the user's home, since Hydra refuses a ``~``."""
+    """Replace ``~`` in ``KEY=~/...`` by the home folder.
+
+    Hydra refuses a ``~``.
+    """
     key, is_override, value = argument.partition("=")
     return f"{key}={expand_home(value, key)}" if is_override and value.startswith("~/") else argument
 
 
 def _explain_composition(error: CompactHydraException) -> str:
-    """Return one line for a mistake in an override; else Hydra's own list of choices."""
+    """Explain why the settings do not compose.
+
+    Returns:
+        one line for a mistake in an override; else Hydra's own list of choices.
+    """
     if isinstance(error, OverrideParseException):
         return _advise_quotes(error.override, "Hydra cannot read this")
     if ambiguous := re.match("Ambiguous value for argument '(.*)'", str(error)):
@@ -116,7 +130,10 @@ def _explain_composition(error: CompactHydraException) -> str:
 
 
 def _advise_quotes(override: str, reason: str) -> str:
-    """Return one line that says how to type a value with characters of Hydra's grammar."""
+    """Explain how to quote a value for Hydra.
+
+    The value has characters of Hydra's grammar.
+    """
     key, is_override, value = override.partition("=")
     if not is_override:
         return f"error: {override}: must be KEY=VALUE"

@@ -1,4 +1,7 @@
-"""Turn a command line into a job: settings that need Hydra no more."""
+"""Turn a command line into a job.
+
+The settings of a job no longer need Hydra.
+"""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -44,7 +47,7 @@ class Job:
 
     @property
     def cfg(self) -> DictConfig:
-        """Return a copy of ``settings`` that may be changed."""
+        """Return a changeable copy of ``settings``."""
         return OmegaConf.create(self.settings)
 
     def write(self, file: Path) -> None:
@@ -58,7 +61,9 @@ class Job:
 
 
 def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
-    """Return the job that ``cfg`` asks for; None if ``out`` holds its result already.
+    """Return the job of a command line.
+
+    None if ``out`` holds the result of this job already.
 
     Raises:
         UserError: the settings contradict a checkpoint or one another.
@@ -87,7 +92,10 @@ def prepare(cfg: DictConfig, out: Path, commit: str | None) -> Job | None:
 
 
 def _note_command_line(cfg: DictConfig) -> None:
-    """Add the overrides and choices of groups to ``cfg``; complete typed paths."""
+    """Note the overrides and choices of groups in ``cfg``.
+
+    Typed paths are completed.
+    """
     hydra_cfg = HydraConfig.get()
     OmegaConf.set_struct(cfg, False)
     cfg.typed = [override for override in hydra_cfg.overrides.task if keys_of([override]) != ["resume"]]
@@ -96,7 +104,10 @@ def _note_command_line(cfg: DictConfig) -> None:
 
 
 def trusted_targets(cfg: DictConfig | dict[str, Any]) -> set[str]:
-    """Return the names that the user's own command and configs build."""
+    """Return the names that a checkpoint may build.
+
+    These are the names that the user's own command and configs build, and the names in ``trust``.
+    """
     settings: Any = OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg
     trust = settings.get("trust") or []
     named = trust if isinstance(trust, list) else [trust]
@@ -108,12 +119,18 @@ def _is_sweep() -> bool:
 
 
 def _resume_from(cfg: DictConfig) -> str | None:
-    """Return what to go on with; a sweep goes on with each of its runs."""
+    """Return the setting ``resume``.
+
+    A sweep resumes each of its runs (``auto``).
+    """
     return cfg.resume or ("auto" if _is_sweep() else None)
 
 
 def _refuse_contradictions(cfg: DictConfig) -> None:
-    """Refuse settings that say two things about weights, or about the folder of the run."""
+    """Refuse settings that contradict each other.
+
+    These settings concern the weights or the folder of the run.
+    """
     typed = keys_of(cfg.typed)
     sweep = _is_sweep()
     named = run_folder.is_named(cfg, HydraConfig.get().overrides.hydra)
@@ -128,7 +145,9 @@ def _refuse_contradictions(cfg: DictConfig) -> None:
 
 
 def _find_checkpoint(resume: str | None, out: Path, trusted: Collection[str]) -> Path | None:
-    """Return the checkpoint to go on from; None for a run that begins.
+    """Return the checkpoint to resume from.
+
+    None for a run that begins.
 
     Raises:
         FolderTaken: ``out`` holds a run, and nothing says to go on with it.
@@ -144,7 +163,7 @@ def _find_checkpoint(resume: str | None, out: Path, trusted: Collection[str]) ->
 
 
 def _continue_settings(cfg: DictConfig, resumed: Path) -> tuple[DictConfig, dict[str, Any]]:
-    """Return the settings of a resumed run, and its stored identity."""
+    """Return a resumed run's settings and stored identity."""
     stored = OmegaConf.create(checkpoint.read(resumed, "resume", trusted_targets(cfg))["settings"])
     merged = replace_typed(stored, cfg, cfg.choices, cfg.typed)
     new = set(keys_of(cfg.typed))
@@ -154,10 +173,12 @@ def _continue_settings(cfg: DictConfig, resumed: Path) -> tuple[DictConfig, dict
 
 
 def _is_finished(cfg: DictConfig, out: Path, stored: dict[str, Any]) -> bool:
-    """Return whether ``out`` holds the result of these settings.
+    """Return whether ``out`` holds the result.
+
+    The result must be of the settings in ``cfg``.
 
     Raises:
-        FolderTaken: it holds another run.
+        FolderTaken: ``out`` holds another run.
     """
     wanted = run_folder.identity(cfg, cfg.typed)
     if not _is_sweep() and "data.root" in keys_of(cfg.typed) and run_folder.knows_its_classes(out):
@@ -192,7 +213,7 @@ def _refuse_fewer_steps(cfg: DictConfig, resumed: Path) -> None:
 
 
 def _refuse_lost_best(cfg: DictConfig, out: Path, resumed: Path) -> None:
-    """Refuse to train if the best weights so far cannot be read."""
+    """Refuse to resume without readable best weights."""
     states = checkpoint.read(resumed, "resume", trusted_targets(cfg))["callbacks"].values()
     if not any(state.get("monitor") and state.get("best_model_path") for state in states):
         return
@@ -206,7 +227,10 @@ def _refuse_lost_best(cfg: DictConfig, out: Path, resumed: Path) -> None:
 
 
 def _start_from_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Return the settings of the checkpoint that ``cfg`` names, with those that are typed."""
+    """Return a checkpoint's settings, changed by typed values.
+
+    ``cfg`` names the checkpoint.
+    """
     stored = OmegaConf.create(checkpoint.read(cfg.checkpoint, trusted=trusted_targets(cfg))["settings"])
     merged = replace_typed(stored, cfg, cfg.choices, overrides)
     merged.typed = list(overrides)
@@ -227,7 +251,10 @@ def _make_job(cfg: DictConfig, out: Path, resumed: Path | None, commit: str | No
 
 
 def _refuse_other_weights(settings: dict[str, Any], resumed: Path | None) -> None:
-    """Refuse weights of another network before memory is taken for the network of ``settings``."""
+    """Refuse the weights of another network.
+
+    The check comes before memory is taken for the network of ``settings``.
+    """
     trusted = trusted_targets(settings)
     if source := resumed or settings.get("checkpoint"):
         key = "resume" if resumed else "checkpoint"

@@ -1,4 +1,7 @@
-"""Complete the paths among the settings: ``~`` and relative folders of images."""
+"""Complete the paths among the settings.
+
+A ``~`` becomes the home folder; relative folders of images become absolute.
+"""
 
 from pathlib import Path
 
@@ -11,7 +14,10 @@ _VARIABLES = {"data_dir": "FEWSHOT_DATA", "cache_dir": "FEWSHOT_CACHE"}
 
 
 def expand_paths(cfg: DictConfig) -> None:
-    """Replace ``~`` in paths of checkpoints; make the folder of images absolute."""
+    """Complete the paths of checkpoints and images.
+
+    A ``~`` is replaced in the paths of checkpoints. The folder of images becomes absolute.
+    """
     for key in ("checkpoint", "weights", "resume"):
         if isinstance(cfg.get(key), str):
             cfg[key] = expand_home(cfg[key], key)
@@ -31,16 +37,16 @@ def absolute_root(cfg: DictConfig) -> str | None:
 
 
 def expand_folders(cfg: DictConfig) -> None:
-    """Replace ``~`` in the folders of data and caches.
+    """Complete the folders of data and caches.
 
-    An empty environment variable counts as unset.
+    A ``~`` is replaced by the home folder. An empty environment variable counts as unset.
     """
     for key, default in _DEFAULTS.items():
         cfg[key] = expand_home(str(cfg.get(key) or default), key)
 
 
 def expand_home(path: str, key: str) -> str:
-    """Return ``path`` with the home of the user in place of ``~``.
+    """Replace ``~`` by the home folder.
 
     Raises:
         UserError: the user has no home.

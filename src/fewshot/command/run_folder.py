@@ -1,4 +1,4 @@
-"""Choose, identify and lock the folder of a run.
+"""Choose, identify and lock a run's folder.
 
 A run of a sweep is known by its settings, not by its number: a sweep that is started again finds its finished runs.
 """
@@ -36,7 +36,10 @@ _APART = ("hydra", "name", "resume", "figures", "logger", "choices", "typed", "d
 
 
 def identity(cfg: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
-    """Return the resolved settings that tell runs apart; ``typed`` is the command line."""
+    """Return the resolved settings that tell runs apart.
+
+    ``typed`` is the command line.
+    """
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     apply_typed_budget(cfg, typed)
@@ -52,7 +55,10 @@ def identity(cfg: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
-    """Return lines such as ``method.inner_rate is 0.1 there and 0.4 here``, one for each setting."""
+    """Describe the settings that differ.
+
+    Each line describes one setting, such as ``method.inner_rate is 0.1 there and 0.4 here``.
+    """
     if isinstance(stored, dict) and isinstance(wanted, dict):
         keys = list(dict.fromkeys((*stored, *wanted)))
         return [line for key in keys for line in differences(stored.get(key), wanted.get(key), f"{where}.{key}")]
@@ -60,9 +66,9 @@ def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
 
 
 def write(out: Path, cfg: DictConfig) -> None:
-    """Write the settings of a run to the files in ``out`` that Hydra would write.
+    """Write the settings as Hydra's files.
 
-    Hydra itself writes before anything is checked, over the settings of another run.
+    The files are in ``out``. Hydra itself writes before anything is checked, over the settings of another run.
     """
     if distributed.rank():
         return
@@ -71,7 +77,10 @@ def write(out: Path, cfg: DictConfig) -> None:
 
 
 def read(out: Path) -> dict[str, Any] | None:
-    """Return the identity of the run in ``out``; None if no run is there."""
+    """Return the identity of the run in ``out``.
+
+    None if ``out`` holds no run.
+    """
     config = out / CONFIG
     return _read(out, config.stat().st_mtime_ns) if config.is_file() else None
 
@@ -89,18 +98,23 @@ def _read(out: Path, modified: int) -> dict[str, Any] | None:
 
 
 def without_root(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity of a run without the place of its images."""
+    """Return an identity without the folder of images."""
     data = settings["data"]
     return settings | {"data": data | {"root": None, "dataset": data["dataset"] | {"root": None}}}
 
 
 def knows_its_classes(out: Path) -> bool:
-    """Return whether ``confirm_classes`` has written down the classes of the run in ``out``."""
+    """Return whether the run's classes are on disk.
+
+    ``confirm_classes`` writes the classes of the run in ``out``.
+    """
     return (out / CLASSES).is_file()
 
 
 def confirm_classes(out: Path, splits: Mapping[str, Split], resumed: bool) -> None:
-    """Compare the images of a ``resumed`` run with its first ones; note new ones.
+    """Compare the images with the run's first images.
+
+    The images of a ``resumed`` run must be the same. New images are noted in ``out``.
 
     Raises:
         FolderTaken: the run in ``out`` has other images.
@@ -120,7 +134,10 @@ def confirm_classes(out: Path, splits: Mapping[str, Split], resumed: bool) -> No
 
 
 def choose_run_folder(resume: str | None, default: str) -> str:
-    """Return ``hydra.run.dir``: the folder that ``resume`` names, or a checkpoint of, else ``default``."""
+    """Return the value of ``hydra.run.dir``.
+
+    This is the folder of the run or checkpoint that ``resume`` names, else ``default``.
+    """
     if resume in (None, "auto"):
         return default
     path = Path(expand_home(str(resume), "resume"))
@@ -128,7 +145,10 @@ def choose_run_folder(resume: str | None, default: str) -> str:
 
 
 def choose_sweep_subfolder(number: int, *, _root_: DictConfig) -> str:
-    """Return ``hydra.sweep.subdir``: the folder of the run with these settings, else a new one."""
+    """Return the value of ``hydra.sweep.subdir``.
+
+    This is the folder of the run with these settings, else a new folder.
+    """
     sweep, name = Path(_root_.hydra.sweep.dir), str(number)
     try:
         wanted = identity(_root_, _root_.hydra.overrides.task)
@@ -143,9 +163,10 @@ def choose_sweep_subfolder(number: int, *, _root_: DictConfig) -> str:
 
 
 class ChooseFolder(Callback):
-    """Choose the folder of a run or sweep, before Hydra writes to it.
+    """Choose the folder of a run or sweep.
 
-    A run or sweep that the user did not name takes a free folder.
+    The folder is chosen before Hydra writes to the folder. A run or sweep that the user did not name takes a free
+    folder.
 
     A mistake exits here with status 1, so that nothing is written.
     """
@@ -161,7 +182,10 @@ class ChooseFolder(Callback):
                     config.hydra.run.dir = _claim(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Choose ``hydra.sweep.dir``, which Hydra composes anew for each run from the typed overrides."""
+        """Choose ``hydra.sweep.dir``.
+
+        Hydra composes this value anew for each run, from the typed overrides.
+        """
         with _exit_on_mistakes():
             _refuse_bad_name(config, "sweep")
             if not is_named(config, config.hydra.overrides.hydra) and not distributed.started_by_launcher():
@@ -171,14 +195,20 @@ class ChooseFolder(Callback):
 
 
 def is_named(cfg: DictConfig, hydra_overrides: Sequence[str]) -> bool:
-    """Return whether the user or a recipe named the folder."""
+    """Return whether the folder has a chosen name.
+
+    The user or a recipe chooses the name.
+    """
     typed = keys_of(hydra_overrides)
     return "hydra.run.dir" in typed or "hydra.sweep.dir" in typed or "${now" not in str(cfg._get_node("name"))
 
 
 @contextmanager
 def _exit_on_mistakes() -> Iterator[None]:
-    """Exit with one line; Hydra would turn an exception of a callback into a warning."""
+    """Exit with one line on a mistake.
+
+    Hydra would turn an exception of a callback into a warning.
+    """
     try:
         yield
     except UserError as error:
@@ -188,7 +218,10 @@ def _exit_on_mistakes() -> Iterator[None]:
 
 
 def _refuse_bad_name(config: DictConfig, kind: str) -> None:
-    """Refuse a name that is empty or leads elsewhere."""
+    """Refuse a bad name of a folder.
+
+    A bad name is empty or leads elsewhere.
+    """
     name, folder = config.name, str(config.hydra[kind].dir)
     if name is None or set(str(name).strip().split("/")) & {"", ".", ".."}:
         raise UserError(f"name={'null' if name is None else name}: must be the name of a folder, such as name=first")
@@ -197,7 +230,7 @@ def _refuse_bad_name(config: DictConfig, kind: str) -> None:
 
 
 def _refuse_no_run(path: Path, typed: str) -> None:
-    """Refuse to resume in a folder that no run has made.
+    """Refuse to resume outside a run's folder.
 
     Raises:
         UserError: ``path`` is no folder of a run, nor a checkpoint in the ``checkpoints/`` of one.
@@ -215,7 +248,10 @@ def _refuse_no_run(path: Path, typed: str) -> None:
 
 
 def _claim(folder: Path) -> str:
-    """Make the first of ``folder``, ``folder-2``, ... that is free; return its path."""
+    """Make a free folder and return its path.
+
+    This is the first of ``folder``, ``folder-2``, ... that does not exist.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         free = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
@@ -229,7 +265,9 @@ def _claim(folder: Path) -> str:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keep other runs from writing to ``out``, as long as the context lasts.
+    """Lock ``out`` against other runs.
+
+    The lock lasts as long as the context.
 
     Raises:
         FolderTaken: another run writes to it.

@@ -1,4 +1,4 @@
-"""Write ``run.log``, on a disk that may be full."""
+"""Write ``run.log``, even if the disk is full."""
 
 import logging
 import sys
@@ -6,12 +6,18 @@ from contextlib import suppress
 
 
 class RunLog(logging.FileHandler):
-    """Write lines to a file; say once if the disk takes no more."""
+    """Write log lines to a file.
+
+    A full disk is reported once.
+    """
 
     _failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Replace logging's traceback for each line that cannot be written."""
+        """Report the first line that cannot be written.
+
+        Logging itself would print a traceback for each line.
+        """
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -20,6 +26,9 @@ class RunLog(logging.FileHandler):
             print(f"{self.baseFilename}: cannot be written ({error.strerror})", file=sys.stderr)
 
     def close(self) -> None:
-        """Close the file, whose last lines may not fit on the disk."""
+        """Close the file, even if the disk is full.
+
+        The last lines may then be lost.
+        """
         with suppress(OSError):
             super().close()

@@ -12,7 +12,10 @@ BUDGET = ("trainer.max_steps", "trainer.max_time")
 
 
 def keys_of(overrides: Sequence[str]) -> list[str]:
-    """Return the keys of command-line overrides: groups and values, without ``+`` and ``~``."""
+    """Return the keys of command-line overrides.
+
+    The keys name groups and values; ``+`` and ``~`` are removed.
+    """
     return [override.split("=", 1)[0].lstrip("+~") for override in overrides]
 
 
@@ -31,7 +34,7 @@ def apply_typed_budget(cfg: DictConfig, overrides: Sequence[str]) -> None:
 def replace_typed(
     stored: DictConfig, composed: DictConfig, choices: Mapping[str, str], overrides: Sequence[str]
 ) -> DictConfig:
-    """Return ``stored`` settings with typed ones in their place.
+    """Replace stored settings by typed settings.
 
     Args:
         stored: the settings in the checkpoint, with its choices under ``choices``.

@@ -1,4 +1,4 @@
-"""Run a job in one process or in several.
+"""Run a job in one or several processes.
 
 Each job of a sweep starts its own processes, so that no process runs the whole sweep.
 """
@@ -23,9 +23,9 @@ from fewshot.errors import UserError
 
 
 def run_job(job: Job) -> None:
-    """Execute a job in as many processes as ``trainer.devices`` says.
+    """Run a job in its number of processes.
 
-    torchrun and SLURM have started the processes already.
+    ``trainer.devices`` gives the number. torchrun and SLURM have started the processes already.
 
     Raises:
         UserError: there are fewer tasks or episodes than processes, or several nodes and only one was started.
@@ -81,7 +81,7 @@ def _start(job: Job, count: int) -> None:
 
 
 def _reason(job: Job, error: ChildFailedError) -> Exception:
-    """Return the error of the first process that failed."""
+    """Return the first failed process's error."""
     file = Path(job.out) / "error.txt"
     if file.is_file():
         return UserError(file.read_text(encoding="utf-8").strip())

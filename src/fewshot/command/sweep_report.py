@@ -15,9 +15,10 @@ from fewshot.report.formats import terminal
 
 
 class SweepReport(Callback):
-    """Print the table of all runs, and write the report beside them: see ``fewshot.report.build.report``.
+    """Print and write the report of a sweep.
 
-    The sweep exits with status 1 where a run failed.
+    The table of all runs is printed. ``fewshot.report.build.report`` writes the report beside the runs. The sweep exits
+    with status 1 where a run failed.
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

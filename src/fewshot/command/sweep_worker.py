@@ -1,4 +1,7 @@
-"""Train one run in a worker process of a sweep, and stop such processes."""
+"""Train runs in worker processes of a sweep.
+
+This file also stops such processes.
+"""
 
 import logging
 import multiprocessing
@@ -26,7 +29,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class WorkerMain:
-    """Call the main function of a command in a worker process.
+    """Call a command's main function in a worker process.
 
     After a signal the process begins no other run, and returns ``STOPPED``: an exception would not say that the
     run may go on.
@@ -67,7 +70,7 @@ class WorkerMain:
 
 
 class _Worker:
-    """Hold the state of this process for all its runs."""
+    """Hold the state that a process's runs share."""
 
     ready = False
     busy = False
@@ -80,7 +83,10 @@ class _Worker:
 
     @classmethod
     def stop(cls, number: int, frame: FrameType | None) -> None:
-        """Stop outside of training, which has its own handler."""
+        """Stop the worker on a signal.
+
+        During training, the handler of training stops the run.
+        """
         first = not cls.stopped
         cls.stopped = True
         if first and cls.busy:
@@ -88,7 +94,7 @@ class _Worker:
 
 
 def _stop_without_parent(parent: int) -> None:
-    """Stop this process once the sweep that started it is killed."""
+    """Stop this process once its sweep is killed."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -99,7 +105,11 @@ def _stop_without_parent(parent: int) -> None:
 
 @contextmanager
 def forward_signals() -> Iterator[list[int]]:
-    """Forward signals within to the child processes; yield the list of received signals."""
+    """Forward signals to the child processes.
+
+    Yields:
+        the list of received signals.
+    """
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,7 @@
-"""Run jobs in worker processes: a killed worker harms no other."""
+"""Run jobs in worker processes.
+
+A killed worker harms no other worker.
+"""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence

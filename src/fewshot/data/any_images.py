@@ -1,4 +1,7 @@
-"""Turn images of any usual kind into pixels: files, tensors, arrays, and images of Pillow's."""
+"""Convert user images and labels to usual types.
+
+Images are files, tensors, arrays, or images of Pillow's.
+"""
 
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -19,7 +22,9 @@ _SLACK = 1e-3  # of floats around [0, 1], after someone else's resizing
 
 
 def to_pixels(images: Images, decoding: Decoding) -> Tensor:
-    """Return images ``(M, C, S, S)``: uint8, or floats in [0, 1].
+    """Convert images to one tensor of pixels.
+
+    The tensor is ``(M, C, S, S)``: uint8, or floats in [0, 1].
 
     Args:
         images: files; images of Pillow's; arrays ``(H, W)`` or ``(H, W, 3)`` of uint8; these are resized. Or arrays and
@@ -62,7 +67,11 @@ def _checked(images: Tensor, wanted: tuple[int, int, int]) -> Tensor:
 
 
 def _decoded(images: Sequence[Any], decoding: Decoding) -> np.ndarray:
-    """Return files and single images of any size as ``(M, C, S, S)`` uint8."""
+    """Decode images of any size.
+
+    Returns:
+        ``(M, C, S, S)`` uint8.
+    """
     if all(isinstance(image, str | Path) for image in images):
         decoded: Iterable[DecodedImage | Unreadable] = decode_files([Path(file) for file in images], decoding)
     else:
@@ -100,7 +109,9 @@ def _from_array(image: Any) -> Image.Image:
 
 
 def to_labels(labels: Any) -> list[Hashable]:
-    """Return one plain label for each image, of labels of any usual kind.
+    """Return labels as a list of plain values.
+
+    ``labels`` is a tensor, an array, or a sequence of numbers and texts, with one label for each image.
 
     Raises:
         UserError: a label is no single value, or not a number.
@@ -118,7 +129,10 @@ def to_labels(labels: Any) -> list[Hashable]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the number in a tensor or array of one number; leave other values."""
+    """Return the number in a zero-dimensional tensor or array.
+
+    Any other value is returned unchanged.
+    """
     if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
         return value.item()
     return value

@@ -1,6 +1,7 @@
-"""Draw minibatches over all training classes, for methods that do not learn from tasks.
+"""Draw minibatches over all training classes.
 
-Image j of batch i is a pure function of (split, seed, i, j): no epochs, no state, the same on every device.
+The minibatches are for methods that do not learn from tasks. Image j of batch i is a pure function of (split, seed, i,
+j): no epochs, no state, the same on every device.
 """
 
 import torch
@@ -16,11 +17,11 @@ from fewshot.streams import EpisodeStream
 
 
 class ClassBatches(EpisodeSampler):
-    """Draw minibatches in the form of episodes: an empty support set, the images as queries.
+    """Draw minibatches in the form of episodes.
 
-    Images are drawn independently, each labelled image as likely as any other. Labels are the classes of the
-    split; with ``rotations=True`` class c rotated by r times 90° is 4c + r, and of eight so with ``mirrored``; with
-    ``random`` each image is rotated anew.
+    The support set is empty, and the images are the queries. Images are drawn independently, each labelled image as
+    likely as any other. Labels are the classes of the split; with ``rotations=True`` class c rotated by r times 90° is
+    4c + r, and of eight so with ``mirrored``; with ``random`` each image is rotated anew.
 
     Args:
         split: the images, on the device where batches are wanted.
@@ -50,7 +51,10 @@ class ClassBatches(EpisodeSampler):
         self.rows = self.starts[self.owner] + place
 
     def __call__(self, index: Tensor) -> Episode:
-        """Draw the batches of numbers ``index`` ``(B,)``, with queries ``(B, size, C, H, W)``."""
+        """Draw the batches with numbers ``index``.
+
+        ``index`` is ``(B,)``; the queries are ``(B, size, C, H, W)``.
+        """
         if self.split.check is not None:
             self.split.check()
         key = rng.bits(self.root, index.to(self.root.device))

@@ -1,4 +1,7 @@
-"""Choose the characters that are classes, split by script, each look-alike once."""
+"""Choose the characters that are classes.
+
+The characters are split by script. Of characters that look the same, one is kept.
+"""
 
 import math
 import re
@@ -54,7 +57,11 @@ Vectors = NDArray[np.float64]
 
 
 def candidates() -> dict[str, list[Character]]:
-    """List letters and digits without diacritics that some face holds, by split and code."""
+    """List the letters and digits without diacritics.
+
+    Returns:
+        for each split, the characters that some face holds, sorted by code.
+    """
     from matplotlib.ft2font import FT2Font  # loaded only where glyphs are made
 
     faces: dict[int, list[str]] = {}
@@ -79,7 +86,10 @@ def candidates() -> dict[str, list[Character]]:
 
 
 def distinct(found: dict[str, list[Character]], fonts: dict[str, ImageFont.FreeTypeFont]) -> dict[str, list[Character]]:
-    """Keep the first of characters that look the same, in order of the splits."""
+    """Keep one of the characters that look the same.
+
+    The first one is kept, in order of the splits.
+    """
     kept: dict[str, list[Character]] = {}
     earlier: list[Shapes] = []
     for key, characters in found.items():
@@ -101,7 +111,9 @@ def distinct(found: dict[str, list[Character]], fonts: dict[str, ImageFont.FreeT
 
 @dataclass(frozen=True)
 class Shapes:
-    """Hold a character's normalised renders, one for each upright regular face.
+    """Hold the normalised renders of a character.
+
+    There is one render for each upright regular face.
 
     Attributes:
         plain: ``(faces, 256)`` unit vectors: cropped, the longer side scaled to 14 of 16.
@@ -115,7 +127,10 @@ class Shapes:
 
     @classmethod
     def from_character(cls, character: Character, fonts: dict[str, ImageFont.FreeTypeFont]) -> "Shapes | None":
-        """Render a character; None where no upright regular face has ink for this character."""
+        """Render a character in its upright regular faces.
+
+        None if no such face has ink for this character.
+        """
         inks = [ink for face in character.faces if face in STYLES and (ink := crop(character.code, fonts[face]))]
         if not inks:
             return None
@@ -132,13 +147,21 @@ def _units(renders: Vectors) -> Vectors:
 
 
 def likeness(rows: list[Shapes], columns: list[Shapes]) -> Vectors:
-    """Compute the largest cosine similarity of two characters' plain renders, ``(rows, columns)``."""
+    """Compare the plain renders of characters.
+
+    Returns:
+        the largest cosine similarity of each pair of characters, ``(rows, columns)``.
+    """
     pairs = np.concatenate([r.plain for r in rows]) @ np.concatenate([c.plain for c in columns]).T
     return _largest(pairs, rows, columns)
 
 
 def stretched_likeness(rows: list[Shapes], columns: list[Shapes]) -> Vectors:
-    """Compute the same for stretched renders, where a distortion can make the proportions equal."""
+    """Compare the stretched renders of characters.
+
+    Returns:
+        as ``likeness``. Only pairs whose proportions a distortion can make equal are compared; others count 0.
+    """
     pairs = np.concatenate([r.stretched for r in rows]) @ np.concatenate([c.stretched for c in columns]).T
     apart = np.subtract.outer(np.concatenate([r.aspect for r in rows]), np.concatenate([c.aspect for c in columns]))
     pairs[abs(apart) > math.log(SCALE[1] / SCALE[0])] = 0

@@ -1,4 +1,4 @@
-"""List folders of images: which folders are classes, and which files are images."""
+"""List image files and folders of classes."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ HELPER_FOLDERS = frozenset(
 
 @dataclass
 class _Walk:
-    """Collect image files below a folder, and the folders that cannot be read.
+    """Collect image files and unreadable folders.
 
     Attributes:
         found: (relative path of the folder, its image files).
@@ -41,7 +41,7 @@ class _Walk:
 
 
 def scan(top: Path, first_level: bool = False) -> dict[str, list[File]]:
-    """Return the folders below ``top`` that hold images, with their files.
+    """Find the folders with images below ``top``.
 
     Keys are paths from ``top``; folders and files are sorted. Links are followed. Files in ``top`` itself belong to no
     class. Hidden files and folders, and folders that systems create (``HELPER_FOLDERS``), are passed over. Names are in
@@ -51,6 +51,9 @@ def scan(top: Path, first_level: bool = False) -> dict[str, list[File]]:
     Args:
         top: the folder.
         first_level: the folders directly in ``top`` are the classes, whatever lies between these and the images.
+
+    Returns:
+        the image files of each folder.
 
     Raises:
         UserError: ``top`` cannot be read.
@@ -76,7 +79,9 @@ def scan(top: Path, first_level: bool = False) -> dict[str, list[File]]:
 
 
 def list_images(top: Path) -> list[File]:
-    """Return all image files below ``top``, and in ``top`` itself, sorted by path.
+    """List the image files of ``top``, sorted by path.
+
+    Files in ``top`` itself are listed too.
 
     Raises:
         UserError: ``top`` cannot be read.
@@ -85,7 +90,9 @@ def list_images(top: Path) -> list[File]:
 
 
 def list_folders(top: Path) -> list[str]:
-    """Return the folders in ``top`` that are neither hidden nor a system's own.
+    """List the usual folders in ``top``.
+
+    Hidden folders and folders that systems create are left out.
 
     Raises:
         UserError: ``top`` cannot be read.
@@ -97,17 +104,23 @@ def list_folders(top: Path) -> list[str]:
 
 
 def composed(name: str) -> str:
-    """Return a name in Unicode's composed form: equal names are equal strings."""
+    """Return a name in Unicode's composed form.
+
+    Equal names become equal strings.
+    """
     return unicodedata.normalize("NFC", name)
 
 
 def is_helper(name: str) -> bool:
-    """Tell whether a file or folder is hidden or a system's own."""
+    """Tell whether a name is hidden or a system's."""
     return name.startswith(".") or name.casefold() in HELPER_FOLDERS
 
 
 def file_state(entry: os.DirEntry[str]) -> File:
-    """Return a file with its size and modification time; zeros for a link to nothing."""
+    """Return a file with its size and modification time.
+
+    Both are 0 for a link to nothing.
+    """
     try:
         status = entry.stat()
     except OSError:  # the decoder says so
@@ -151,7 +164,10 @@ def _walk(top: Path) -> _Walk:
 
 
 def _entries(folder: str, name: str, walk: _Walk) -> Iterator[os.DirEntry[str]]:
-    """Yield what lies in a folder, without helpers and without links to themselves."""
+    """Yield the usual entries of a folder.
+
+    Helper files and links to themselves are left out.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_helper(entry.name):

@@ -24,12 +24,16 @@ from fewshot.errors import UserError
 
 
 class ImageDataset(Protocol):
-    """Load the splits of a data set; ``conf/data`` names such a class."""
+    """Load the splits of a data set.
+
+    ``conf/data`` names such a class.
+    """
 
     def load(self) -> dict[str, Split]:
-        """Return splits ``train``, ``val`` (if any) and ``test`` with disjoint classes.
+        """Return the splits by name.
 
-        All images have one shape and one dtype, uint8 or float32; see ``Split``.
+        The splits are ``train``, ``val`` (if any) and ``test``, and share no class. All images have one shape and one
+        dtype, uint8 or float32; see ``Split``.
         """
         ...
 
@@ -48,7 +52,7 @@ class _Steps(Dataset[int]):
 
 
 class EpisodeData(pl.LightningDataModule):
-    """Draw episodes of a data set for training, validation and test.
+    """Draw the episodes of training, validation and test.
 
     Args:
         dataset: loads the splits.
@@ -123,7 +127,10 @@ class EpisodeData(pl.LightningDataModule):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Return (C, H, W) of the images, or (D, 1, 1) of features, after ``setup``."""
+        """Return the image shape, after ``setup``.
+
+        The shape is (C, H, W) for images, or (D, 1, 1) for features.
+        """
         channels, height, width = self.splits["train"].images.shape[1:]
         return channels, height, width
 
@@ -134,7 +141,7 @@ class EpisodeData(pl.LightningDataModule):
             raise UserError(f"the splits have images of several kinds ({shown}): all need one shape and one dtype")
 
     def _refuse_too_many_ways(self) -> None:
-        """Refuse too many ways in one line for all splits."""
+        """Refuse too many ways, for all splits together."""
         lacking: dict[int, list[str]] = {}
         most: dict[str, int] = {}
         for name, split in self.splits.items():
@@ -157,7 +164,10 @@ class EpisodeData(pl.LightningDataModule):
         raise UserError(f"{problem}: set {' '.join(f'task.{key}={ways}' for key, ways in most.items())}")
 
     def sampler(self, split: str, device: torch.device | None = None) -> EpisodeSampler:
-        """Return the sampler of a split on ``device``; images move there once."""
+        """Return the sampler of a split on ``device``.
+
+        The images are moved to ``device`` once.
+        """
         loaded = self.splits[split]
         if device is not None and loaded.images.device != device:
             loaded = replace(loaded, images=loaded.images.to(device), check=None)
@@ -212,7 +222,10 @@ class EpisodeData(pl.LightningDataModule):
         return DataLoader(mine, batch_size=self.eval_batch, collate_fn=torch.tensor)  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Tensor | int, dataloader_idx: int) -> Episode:
-        """Turn episode numbers into episodes on the device of the model."""
+        """Draw the episodes on the device of the model.
+
+        ``batch`` holds the numbers of the episodes; in training, the numbers come from the step of the trainer.
+        """
         trainer = self.trainer
         assert trainer is not None
         device = trainer.strategy.root_device
@@ -226,9 +239,10 @@ class EpisodeData(pl.LightningDataModule):
         return self.sampler("test" if trainer.testing else "val", device)(batch)
 
     def calibration(self, episodes: int, device: torch.device) -> Iterator[Episode]:
-        """Draw fixed training episodes for statistics, a few at a time.
+        """Draw fixed training episodes for statistics.
 
-        The episodes have the shape of evaluation tasks; of training tasks where not all images have labels.
+        A few episodes are drawn at a time. The episodes have the shape of evaluation tasks; of training tasks where not
+        all images have labels.
         """
         split = replace(self.splits["train"], images=self.splits["train"].images.to(device))
         like_test = self.label_fraction == 1 or self.task.train_batch

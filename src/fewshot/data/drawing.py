@@ -43,7 +43,10 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Character:
-    """Hold one class: a character and the faces that can render this character."""
+    """Hold a character and its faces.
+
+    A character is one class. ``faces`` are the faces that can render the character.
+    """
 
     code: int
     script: str
@@ -56,19 +59,25 @@ class Character:
 
 
 def load_fonts() -> dict[str, ImageFont.FreeTypeFont]:
-    """Load the faces at 96 pixels an em, without shaping: no ligature is drawn."""
+    """Load the faces at 96 pixels an em.
+
+    Characters are not shaped, so no ligature is drawn.
+    """
     return {face: ImageFont.truetype(str(font_file(face)), 96, layout_engine=ImageFont.Layout.BASIC) for face in FACES}
 
 
 def font_file(face: str) -> Path:
-    """Return the file of a face in matplotlib's folder."""
+    """Return the font file of a face."""
     import matplotlib  # loaded only where glyphs are drawn
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
 
 
 def crop(code: int, font: ImageFont.FreeTypeFont) -> Image.Image | None:
-    """Render a character with ink 255, cut to its ink; None without ink."""
+    """Render a character, cut to its ink.
+
+    Ink is 255. None for a character without ink.
+    """
     left, top, right, bottom = (round(side) for side in font.getbbox(chr(code)))
     if right <= left or bottom <= top:
         return None
@@ -79,7 +88,10 @@ def crop(code: int, font: ImageFont.FreeTypeFont) -> Image.Image | None:
 
 
 def fit(ink: Image.Image, body: int, canvas: int) -> Image.Image:
-    """Scale the longer side to ``body``; centre on ``canvas`` x ``canvas``."""
+    """Scale ink and centre it on a canvas.
+
+    The longer side becomes ``body``; the canvas is ``canvas`` x ``canvas``.
+    """
     ratio = body / max(ink.size)
     size = max(1, round(ink.width * ratio)), max(1, round(ink.height * ratio))
     middle = Image.new("L", (canvas, canvas))
@@ -88,11 +100,14 @@ def fit(ink: Image.Image, body: int, canvas: int) -> Image.Image:
 
 
 def render(character: Character, fonts: dict[str, ImageFont.FreeTypeFont], size: int, drawings: int) -> Tensor:
-    """Render drawings ``(drawings, 1, size, size)`` uint8 of a character.
+    """Render the drawings of a character.
 
     A pure function of the character and the number of a drawing.
 
     Computed in float64, so that a different order of additions does not show after rounding to a byte.
+
+    Returns:
+        ``(drawings, 1, size, size)`` uint8.
     """
     inks = [crop(character.code, fonts[face]) for face in character.faces]
     masters = np.stack([np.asarray(fit(ink, BODY, CANVAS)) for ink in inks if ink])
@@ -108,14 +123,19 @@ def render(character: Character, fonts: dict[str, ImageFont.FreeTypeFont], size:
 
 
 def _spread(masters: Pixels, width: int) -> Pixels:
-    """Take the largest value in a square of ``width`` around each pixel ``(faces, H, W)``."""
+    """Thicken the bright strokes of each face.
+
+    Each pixel of ``(faces, H, W)`` takes the largest value in a square of ``width`` around the pixel.
+    """
     for axis in (1, 2):
         masters = np.max([np.roll(masters, step, axis) for step in range(-(width // 2), width // 2 + 1)], axis=0)
     return masters
 
 
 def _grid(masters: Pixels, numbers: Tensor, side: int) -> Tensor:
-    """Compute where each pixel reads its master, ``(n, side, side, 2)``.
+    """Compute the grid for ``grid_sample``.
+
+    The grid ``(n, side, side, 2)`` says where each pixel reads its master.
 
     Args:
         masters: ``(n, CANVAS, CANVAS)``.

@@ -1,4 +1,7 @@
-"""Draw points of the plane: a few-shot problem that fits into one picture."""
+"""Draw a few-shot problem in the plane.
+
+The whole problem fits into one picture.
+"""
 
 import math
 
@@ -11,7 +14,7 @@ from fewshot.errors import UserError
 
 
 class Gaussians:
-    """Load splits whose classes are Gaussians in the unit square.
+    """Load classes that are Gaussians in the unit square.
 
     A point is an "image" ``(2, 1, 1)`` uint8: its coordinates, in 256 levels. Centres are uniform, the standard
     deviations along two rotated axes too; points outside of the square are moved to its edge.
@@ -44,7 +47,10 @@ class Gaussians:
             raise UserError(f"data.dataset.spread={list(self.spread)}: needs the least and the largest, above 0")
 
     def load(self) -> dict[str, Split]:
-        """Return ``{"train": ..., "val": ..., "test": ...}``, images ``(classes * points, 2, 1, 1)`` uint8."""
+        """Draw the splits, by name.
+
+        Images are ``(classes * points, 2, 1, 1)`` uint8.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         return {name: self._split(name, number, generator) for name, number in self.classes.items()}
 

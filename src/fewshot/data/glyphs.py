@@ -1,7 +1,7 @@
-"""Render characters of many scripts: a data set that needs no download.
+"""Render a data set of characters.
 
-Every class is one character, every image another drawing of this character. The splits share no script, and a character
-that looks like one kept before is left out.
+The data set needs no download. Every class is one character, every image another drawing of this character. The splits
+share no script, and a character that looks like one kept before is left out.
 """
 
 from pathlib import Path
@@ -22,7 +22,9 @@ VERSION = 1  # raise it when a drawing or a class changes, so that caches are bu
 
 
 class Glyphs:
-    """Load splits ``train``, ``val`` and ``test`` of rendered characters, ink 255 on background 0.
+    """Load the splits of rendered characters.
+
+    The splits are ``train``, ``val`` and ``test``. Ink is 255, the background 0.
 
     Args:
         cache_dir: where the drawings are kept once made (18 MB at the default size).
@@ -43,7 +45,9 @@ class Glyphs:
         self.drawings = drawings
 
     def load(self) -> dict[str, Split]:
-        """Return the splits by name, images ``(classes * drawings, 1, S, S)`` uint8.
+        """Return the splits by name.
+
+        Images are ``(classes * drawings, 1, S, S)`` uint8.
 
         Raises:
             UserError: the cache folder cannot be written.

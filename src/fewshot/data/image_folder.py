@@ -1,4 +1,4 @@
-"""Load your own images: a folder of folders, each of which is a class."""
+"""Load your own images from folders of classes."""
 
 import logging
 import re
@@ -25,13 +25,13 @@ Classes = dict[str, list[File]]
 
 
 class ImageFolder:
-    """Load splits ``train``, ``val`` and ``test`` of the images below ``root``.
+    """Load the splits of the images below ``root``.
 
-    ``root/{train,val,test}/<class>/*`` (``val`` may be missing; usual other names such as ``valid`` and ``Testing``
-    are known), or ``root/<class>/*``, whose classes are then split at random. A class is a folder that directly holds
-    images; its name is its path, such as ``Latin/character01``. Hidden files, folders that systems create, and files
-    that are known to be no images (text, tables, archives) are passed over. The images are decoded once, see
-    ``fewshot.data.image_store``.
+    The splits are ``train``, ``val`` and ``test``. The files are ``root/{train,val,test}/<class>/*`` (``val`` may be
+    missing; usual other names such as ``valid`` and ``Testing`` are known), or ``root/<class>/*``, whose classes are
+    then split at random. A class is a folder that directly holds images; its name is its path, such as
+    ``Latin/character01``. Hidden files, folders that systems create, and files that are known to be no images (text,
+    tables, archives) are passed over. The images are decoded once, see ``fewshot.data.image_store``.
 
     Args:
         root: the folder.
@@ -78,7 +78,9 @@ class ImageFolder:
             raise UserError(f"data.shares={self.shares}: needs train, test and, if wanted, val, none below 0")
 
     def load(self) -> dict[str, Split]:
-        """Return the splits by name, images ``(M, C, S, S)`` uint8; ``val`` may be missing.
+        """Return the splits by name.
+
+        Images are ``(M, C, S, S)`` uint8; ``val`` may be missing.
 
         Raises:
             UserError: the folder is missing, or holds no class, too few classes, or no readable image; a class is in
@@ -98,7 +100,10 @@ class ImageFolder:
         return keep_large_classes(splits, self.least, self.root)
 
     def _given_splits(self) -> dict[str, Classes] | None:
-        """List the classes of ``root/train`` and so on; None where there are no splits."""
+        """List the classes of folders named like splits.
+
+        For example the classes of ``root/train``. None if the folders are not splits.
+        """
         names = list_folders(self.root)
         folders: dict[str, list[str]] = {}
         for name in names:
@@ -170,7 +175,10 @@ class ImageFolder:
 
 
 def split_name(folder: str) -> str | None:
-    """Return the split that a folder's name stands for, such as ``val`` for ``Valid``."""
+    """Return the split that a folder's name means.
+
+    For example ``val`` for ``Valid``; None for any other name.
+    """
     return SPLIT_NAMES.get(re.sub(r"^meta|set$|[-_ ]", "", folder.casefold()))
 
 
@@ -180,7 +188,10 @@ def _refuse_no_class(folder: Path, classes: Classes) -> None:
 
 
 def _refuse_hidden_splits(root: Path, classes: Classes) -> None:
-    """Refuse classes such as ``a/train/cat`` and ``a/valid/cat``, which are one class of two splits."""
+    """Refuse classes whose paths name two splits.
+
+    For example ``a/train/cat`` and ``a/valid/cat``, which are one class of two splits.
+    """
     seen: dict[tuple[str, ...], tuple[str, str]] = {}
     for name in classes:
         parts = tuple(name.split("/"))
@@ -197,7 +208,10 @@ def _refuse_hidden_splits(root: Path, classes: Classes) -> None:
 
 
 def _say_nested(root: Path, names: Sequence[str]) -> None:
-    """Say that classes are nested folders; warn where their last names repeat."""
+    """Log that classes are nested folders.
+
+    The line is a warning if the last parts of two names are equal.
+    """
     nested = [name for name in names if "/" in name]
     if not nested:
         return

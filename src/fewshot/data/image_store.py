@@ -1,4 +1,4 @@
-"""Decode image files once, into a file that is mapped into memory.
+"""Decode image files once, into a memory-mapped file.
 
 A store is ``NAME.json``, which says what was decoded and names the array beside it. The array is written first, and
 the JSON replaced last: whoever reads the JSON finds a whole store, also after a kill half way.
@@ -34,7 +34,10 @@ _CHUNK = 1 << 22  # bytes
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Hold the state of a file: another size or modification time (ns) is another image."""
+    """Hold the path and state of a file.
+
+    A file with another size or modification time (ns) is another image.
+    """
 
     path: str
     size: int
@@ -46,7 +49,7 @@ Listing = Mapping[str, Mapping[str, list[File]]]  # split -> class -> files
 
 @dataclass
 class _Notes:
-    """Hold what the user is to know of a store.
+    """Hold the findings that a store reports.
 
     Attributes:
         unreadable: (path, reason) of the files that are left out.
@@ -61,7 +64,10 @@ class _Notes:
 
 @dataclass(frozen=True)
 class _MappedFile:
-    """Keep a mapped file open, to see when the file is cut short."""
+    """Keep a mapped file open.
+
+    The size of the open file shows whether the file was cut short.
+    """
 
     stream: BinaryIO
     path: Path
@@ -80,11 +86,12 @@ class _MappedFile:
 
 
 def stored(cache_dir: str | Path, name: str, root: Path, listing: Listing, decoding: Decoding) -> dict[str, Split]:
-    """Return the splits of ``listing`` with memory-mapped images; decode them where needed.
+    """Return the splits with memory-mapped images.
 
-    There is one store for a ``root`` and a ``decoding``. The store is built again when the files or their splits
-    change, by one process while the others wait. A class may have no images left. One line each names unreadable
-    files, equal images of two splits, and 16-bit images that use a small part of their range.
+    The images of ``listing`` are decoded if needed. There is one store for a ``root`` and a ``decoding``. The store is
+    built again when the files or their splits change, by one process while the others wait. A class may have no images
+    left. One line each names unreadable files, equal images of two splits, and 16-bit images that use a small part of
+    their range.
 
     Raises:
         UserError: the folder ``cache_dir`` cannot be written, or no file is readable.
@@ -150,7 +157,10 @@ def _fingerprint(listing: Listing) -> str:
 
 
 def _read(store: Path, fingerprint: str, name: str, quietly: bool = False) -> tuple[dict[str, Split], _Notes] | None:
-    """Return the splits and notes; None where the images are to be decoded (again)."""
+    """Read the splits and notes of a store.
+
+    None if the images must be decoded (again).
+    """
     try:
         content = json.loads(store.read_text(encoding="utf-8"))
         if content["fingerprint"] != fingerprint:
@@ -177,7 +187,9 @@ def _read(store: Path, fingerprint: str, name: str, quietly: bool = False) -> tu
 
 
 def _map(path: Path, shape: Sequence[int], checksum: int) -> tuple[torch.Tensor, _MappedFile]:
-    """Map an array into memory, after a look at all of its bytes.
+    """Check an array and map it into memory.
+
+    The checksum covers all bytes of the array.
 
     Raises:
         OSError, ValueError: the file is not what was written.
@@ -258,7 +270,7 @@ def _build(store: Path, fingerprint: str, root: Path, listing: Listing, decoding
 
 
 class _TwinFinder:
-    """Find images of two splits whose pixels are equal."""
+    """Find equal images of two splits."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -274,7 +286,10 @@ class _TwinFinder:
 
 
 def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Write the header of an ``.npy`` file; its length is the same for any number."""
+    """Write the header of an ``.npy`` file.
+
+    The length of the header does not depend on the number of images.
+    """
     stream.seek(0)
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
@@ -300,7 +315,7 @@ def _list_of_unreadable(store: Path) -> Path:
 
 
 def _write_unreadable(store: Path, unreadable: list[tuple[str, str]]) -> None:
-    """Write the list of all unreadable files beside the store."""
+    """List all unreadable files beside the store."""
     target = _list_of_unreadable(store)
     target.unlink(missing_ok=True)
     if unreadable:
@@ -314,7 +329,9 @@ def _first_reasons(unreadable: list[tuple[str, str]]) -> str:
 
 
 def keep_large_classes(splits: dict[str, Split], least: Mapping[str, int], root: Path) -> dict[str, Split]:
-    """Leave out classes with fewer images than ``least`` says; name them in one line.
+    """Leave out classes with too few images.
+
+    ``least`` gives the number that a split needs. One line names the classes that are left out.
 
     Raises:
         UserError: a split has no class with so many.

@@ -1,4 +1,7 @@
-"""Decode image files of any common kind to small squares of 8 bits."""
+"""Decode image files to small squares.
+
+Files of any common format become squares of 8 bits.
+"""
 
 import os
 import stat
@@ -44,7 +47,7 @@ Pixels = NDArray[np.uint8]
 
 
 class Unreadable(Exception):
-    """Say in a few words why a file is not a whole image."""
+    """Say why a file cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """Hold a decoded file and what is known of its source.
+    """Hold the pixels and properties of a decoded file.
 
     Attributes:
         pixels: ``(C, S, S)`` uint8.
@@ -103,7 +106,10 @@ def decode(
     invert: bool = False,
     full_scale: int = FULL_SCALE,
 ) -> Pixels:
-    """Decode one file and return its pixels ``(C, S, S)`` uint8.
+    """Decode one file to pixels.
+
+    Returns:
+        ``(C, S, S)`` uint8.
 
     Raises:
         UserError: a setting is not allowed, see ``Decoding``.
@@ -113,10 +119,11 @@ def decode(
 
 
 def decode_file(path: str | Path, decoding: Decoding) -> DecodedImage:
-    """Decode one image file: rotated upright, on white, resized with averaging.
+    """Decode one image file.
 
-    PNG, JPEG, WebP, BMP, GIF, TIFF, PNM and, where Pillow can, AVIF in any colour mode. Of several frames the first is
-    taken; transparent pixels become white; 16 bits are scaled to 8.
+    The image is rotated upright, laid on white and resized with averaging. Formats: PNG, JPEG, WebP, BMP, GIF, TIFF,
+    PNM and, where Pillow can, AVIF in any colour mode. Of several frames the first is taken; transparent pixels become
+    white; 16 bits are scaled to 8.
 
     Raises:
         Unreadable: the file is no image, or not all of one, or too large, or cannot be opened.
@@ -134,7 +141,9 @@ def decode_file(path: str | Path, decoding: Decoding) -> DecodedImage:
 
 
 def decode_image(image: Image.Image, decoding: Decoding) -> DecodedImage:
-    """Convert one image of Pillow's as ``decode_file`` does a file.
+    """Convert one image of Pillow's.
+
+    The rules are the rules of ``decode_file``.
 
     Raises:
         Unreadable: as ``decode_file``.
@@ -146,7 +155,10 @@ def decode_image(image: Image.Image, decoding: Decoding) -> DecodedImage:
 
 
 def _unreadable(error: Exception) -> Unreadable:
-    """Return the reason for ``error``; damaged files fail in many ways."""
+    """Return the reason for a failed decoding.
+
+    Damaged files fail in many ways.
+    """
     if isinstance(error, Unreadable):
         return error
     if isinstance(error, OSError):
@@ -175,7 +187,10 @@ def _convert(image: Image.Image, decoding: Decoding) -> DecodedImage:
 
 
 def _refuse_special_file(path: str | Path) -> None:
-    """Refuse named pipes and devices, which never end, and files that fill the memory."""
+    """Refuse files that are unsafe to read.
+
+    Named pipes and devices never end, and very large files fill the memory.
+    """
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         raise Unreadable("a folder")
@@ -186,7 +201,7 @@ def _refuse_special_file(path: str | Path) -> None:
 
 
 def _why_unidentified(path: str | Path) -> str:
-    """Say what to do about a file that no decoder knows."""
+    """Say why no decoder knows a file."""
     try:
         with open(path, "rb") as file:
             start = file.read(12)
@@ -206,7 +221,10 @@ def _square(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, full_scale: int) -> tuple[Image.Image, int | None]:
-    """Scale 16 bits to 8, where Pillow would clip; return the largest value too."""
+    """Scale pixels of 16 bits to 8 bits.
+
+    Pillow would clip the values. The largest value is returned too.
+    """
     if image.mode == "F":
         raise Unreadable("floating-point pixels, whose range no file states")
     if not image.mode.startswith("I"):
@@ -233,7 +251,10 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _has_colour(image: Image.Image) -> bool:
-    """Tell whether channels differ by more than the noise of a JPEG."""
+    """Tell whether an image has colours.
+
+    The channels must differ by more than the noise of a JPEG.
+    """
     if image.mode in ("1", "L"):
         return False
     pixels = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
@@ -241,10 +262,11 @@ def _has_colour(image: Image.Image) -> bool:
 
 
 def decode_files(paths: Sequence[Path], decoding: Decoding) -> Iterator[DecodedImage | Unreadable]:
-    """Decode each of ``paths``, in their order, by all cores, with a progress bar.
+    """Decode files by all cores, in order.
 
-    Threads, as Pillow decodes and resizes without Python's lock: processes would each need an import of their own,
-    and may not be forked beside torch's threads. Few images wait at a time, however many there are.
+    A progress bar is shown. Threads decode the files, as Pillow works without Python's lock: processes would each need
+    an import of their own, and may not be forked beside torch's threads. Few images wait at a time, however many
+    there are.
     """
 
     def decode_batch(files: Sequence[Path]) -> list[DecodedImage | Unreadable]:
@@ -280,7 +302,10 @@ def decode_all(
     invert: bool = False,
     full_scale: int = FULL_SCALE,
 ) -> tuple[Pixels, list[tuple[Path, str]]]:
-    """Return the readable images ``(M, C, S, S)``, and (path, reason) of the others.
+    """Decode all readable files.
+
+    Returns:
+        the images ``(M, C, S, S)``, and (path, reason) of the unreadable files.
 
     Raises:
         UserError: a setting is not allowed, see ``Decoding``.

@@ -1,4 +1,7 @@
-"""Load mini-ImageNet (Vinyals et al. 2016), split by Ravi and Larochelle (2017)."""
+"""Load mini-ImageNet.
+
+The images are of Vinyals et al. (2016), the splits of Ravi and Larochelle (2017).
+"""
 
 import csv
 import os
@@ -41,7 +44,9 @@ class MiniImageNet:
         self.least = {split: sum(numbers) for split, numbers in (least or {}).items()}
 
     def load(self) -> dict[str, Split]:
-        """Return the splits by name, images ``(M, C, S, S)`` uint8.
+        """Return the splits by name.
+
+        Images are ``(M, C, S, S)`` uint8.
 
         Raises:
             UserError: a file or folder is missing or damaged; or the cache folder cannot be written.
@@ -62,7 +67,7 @@ class MiniImageNet:
         return keep_large_classes(splits, self.least, self.root)
 
     def _list(self, split: str, there: Mapping[str, os.DirEntry[str]]) -> dict[str, list[File]]:
-        """List the files of each class of a split."""
+        """List the files of a split, by class."""
         table = self.root / f"{split}.csv"
         if not table.is_file():
             raise UserError(

@@ -53,9 +53,10 @@ LAKE_VAL = ("Armenian", "Burmese_(Myanmar)", "Futurama", "N_Ko", "Tagalog")
 
 
 class Omniglot:
-    """Load splits ``train``, ``val`` and ``test`` of Omniglot, ink 255 on background 0.
+    """Load the splits of Omniglot.
 
-    An image is inverted (the originals are dark on white), then resized.
+    The splits are ``train``, ``val`` and ``test``. Ink is 255, the background 0. An image is inverted (the originals
+    are dark on white), then resized.
 
     Args:
         root: the folder of ``images_background.zip`` and ``images_evaluation.zip``, or of the
@@ -101,7 +102,9 @@ class Omniglot:
         self.download = download
 
     def load(self) -> dict[str, Split]:
-        """Return the splits by name, images ``(classes * 20, 1, S, S)`` uint8.
+        """Return the splits by name.
+
+        Images are ``(classes * 20, 1, S, S)`` uint8.
 
         Raises:
             UserError: the data is missing and cannot be downloaded, or is not all of Omniglot;
@@ -156,7 +159,7 @@ def _parts(split: str, archives: dict[str, tuple[str, ...]]) -> dict[str, list[s
 
 
 def vinyals_split() -> dict[str, list[str]]:
-    """Return the class names of Vinyals et al. (2016).
+    """Return the split of Vinyals et al. (2016).
 
     The file ``omniglot_vinyals.txt`` has lines ``part alphabet first-last,...``.
     """
@@ -171,7 +174,11 @@ def vinyals_split() -> dict[str, list[str]]:
 
 
 def _find(root: Path, archive: str, download: bool) -> Path:
-    """Return the archive, else its extracted folder, else the archive after a download."""
+    """Find or download an archive.
+
+    Returns:
+        the archive, else its extracted folder, else the archive after a download.
+    """
     path = root / f"{archive}.zip"
     folder = root / archive
     try:
@@ -188,7 +195,10 @@ def _find(root: Path, archive: str, download: bool) -> Path:
 
 
 def _download(url: str, path: Path, md5: str) -> None:
-    """Fetch a file and compare its checksum; leave nothing of a failed download."""
+    """Download a file and check its checksum.
+
+    A failed download leaves no file.
+    """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +239,10 @@ class _Folder:
         self.folder = folder
 
     def namelist(self) -> list[str]:
-        """List the images, by path from the folder above."""
+        """List the images, by relative path.
+
+        The paths begin with the name of the folder.
+        """
         return [f"{self.folder.name}/{p.relative_to(self.folder).as_posix()}" for p in self.folder.glob("*/*/*.png")]
 
     def size(self, name: str) -> int:
@@ -249,10 +262,13 @@ class _Folder:
 
 
 class _Archive(zipfile.ZipFile):
-    """Read a zip file, with the sizes of its members."""
+    """Read a zip file and its members' sizes."""
 
     def size(self, name: str) -> int:
-        """Return the bytes of an unpacked image, of which no more are read."""
+        """Return the bytes of an unpacked image.
+
+        No more bytes are read.
+        """
         return self.getinfo(name).file_size
 
 
@@ -260,7 +276,10 @@ class _Archive(zipfile.ZipFile):
 def open_archive(
     root: Path, archive: str, download: bool = True
 ) -> Iterator[tuple[Path, _Archive | _Folder, dict[str, list[str]]]]:
-    """Open an archive: its path, its contents, and the members of each class, both sorted.
+    """Open an archive and list its classes.
+
+    Yields:
+        the path, the contents, and the members of each class; classes and members are sorted.
 
     Raises:
         UserError: the archive is missing and cannot be downloaded, or is not all of its part of Omniglot.
@@ -342,6 +361,6 @@ def _unreadable(source: Path, member: str, error: Exception) -> UserError:
 
 
 def _instead(source: Path) -> str:
-    """Say what to do about a bad archive or folder."""
+    """Tell how to replace a bad archive."""
     archive = source.name.removesuffix(".zip")
     return f"delete it and put {URL}/{archive}.zip at {source.with_name(archive)}.zip"

@@ -1,4 +1,4 @@
-"""Resolve home folders, the cache folder, and names that are not UTF-8."""
+"""Resolve home folders, the cache folder and names."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ DEFAULT_CACHE = "~/.cache/fewshot"
 
 
 def expand_home(path: str | Path, setting: str) -> Path:
-    """Return ``path`` with ``~`` replaced by the home folder.
+    """Replace ``~`` by the home folder.
 
     Raises:
         UserError: the user has no home folder, as in many containers; ``setting`` says what to type.
@@ -21,7 +21,9 @@ def expand_home(path: str | Path, setting: str) -> Path:
 
 
 def cache_folder(cache_dir: str | Path) -> Path:
-    """Return the folder for caches; an empty setting means the default.
+    """Return the folder for caches.
+
+    An empty setting means the default.
 
     Raises:
         UserError: the folder lies in a home folder that does not exist.
@@ -30,5 +32,8 @@ def cache_folder(cache_dir: str | Path) -> Path:
 
 
 def utf8_name(name: str) -> str:
-    """Return a name with bytes that are not UTF-8 as escapes such as ``\\xe9``."""
+    """Return a name in valid UTF-8.
+
+    Bytes that are not UTF-8 become escapes such as ``\\xe9``.
+    """
     return os.fsencode(name).decode("utf-8", "backslashreplace")

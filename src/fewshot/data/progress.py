@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
-    """Yield ``items``; after two seconds show a bar, or log a line each minute."""
+    """Yield ``items`` and show the progress.
+
+    After two seconds a bar appears, or a line is logged each minute.
+    """
     console = Console(stderr=True)
     bar = Progress(console=console)
     task = bar.add_task(title, total=total)

@@ -1,4 +1,7 @@
-"""Rotate and mirror images, as classes of their own or as one more random choice."""
+"""Rotate and mirror images.
+
+The copies are classes of their own, or one more random choice.
+"""
 
 import torch
 from torch import Tensor
@@ -11,7 +14,9 @@ QUARTERS = 4
 
 
 def count_copies(rotations: bool | str, setting: str = "rotations") -> int:
-    """Return how many classes ``data.rotations``, or another ``setting``, makes of each.
+    """Return how many classes each class becomes.
+
+    ``setting`` is the key under ``data`` that holds ``rotations``, for the error.
 
     Raises:
         UserError: ``rotations`` is not one of ``ROTATIONS``.
@@ -22,17 +27,22 @@ def count_copies(rotations: bool | str, setting: str = "rotations") -> int:
 
 
 def rotation_name(number: int) -> str:
-    """Return the name of a rotation: ``90°``, or ``90°, mirrored``."""
+    """Name a rotation: ``90°``, or ``90°, mirrored``."""
     return f"{90 * (number % QUARTERS)}°{', mirrored' * (number >= QUARTERS)}"
 
 
 def rotate(x: Tensor, number: int) -> Tensor:
-    """Rotate images ``(..., S, S)`` by ``number`` times 90°; from 4 on mirror them before."""
+    """Rotate images by ``number`` times 90°.
+
+    Images are ``(..., S, S)``. From number 4 on, the images are mirrored before the rotation.
+    """
     return torch.rot90(x if number < QUARTERS else x.flip(-1), number % QUARTERS, (-2, -1))
 
 
 class RotatedImages:
-    """Give rows of ``images`` ``(M, C, H, W)`` in any rotation that ``rotations`` asks for.
+    """Rotate rows of images.
+
+    ``images`` is ``(M, C, H, W)``; the setting ``rotations`` says which rotations are possible.
 
     Raises:
         UserError: rotations are asked for, and the images are not square or have a single pixel.
@@ -53,7 +63,10 @@ class RotatedImages:
             self.rotated = torch.cat([rotate(images, number) for number in self.numbers])
 
     def __call__(self, rows: Tensor, rotations: Tensor) -> Tensor:
-        """Return images ``(m, C, H, W)`` of rows and rotations ``(m,)``."""
+        """Return the images of rows and rotations.
+
+        ``rows`` and ``rotations`` are ``(m,)``; the images are ``(m, C, H, W)``.
+        """
         if self.rotated is not None:
             place = rotations * len(self.images) + rows if len(self.numbers) > 1 else rows
             return self.rotated.index_select(0, place)

@@ -1,9 +1,9 @@
-"""Draw episodes: the one place that knows ways, shots, queries and the seed.
+"""Draw episodes from a split.
 
-Episode ``i`` is a pure function of (split, numbers of a task, seed, i). The classes of an episode have the smallest
-hashes of (seed, i, class), the images the smallest hashes of (seed, i, class, image): no state, no order of drawing,
-the same on every device. Unlabelled images and distractor classes have the next hashes, so an episode's support and
-query sets are the same with and without them.
+Only this file turns ways, shots, queries and the seed into an episode. Episode ``i`` is a pure function of (split,
+numbers of a task, seed, i). The classes of an episode have the smallest hashes of (seed, i, class), the images the
+smallest hashes of (seed, i, class, image): no state, no order of drawing, the same on every device. Unlabelled images
+and distractor classes have the next hashes, so an episode's support and query sets are the same with and without them.
 """
 
 import torch
@@ -21,7 +21,7 @@ DRAWS = ("independent", "passes", "in_order")
 
 
 class EpisodeSampler:
-    """Draw episodes from a split, whole batches at a time.
+    """Draw batches of episodes from a split.
 
     Args:
         split: the images, on the device where episodes are wanted. uint8 becomes [0, 1]; float32 is not scaled.
@@ -115,14 +115,19 @@ class EpisodeSampler:
         self.rotated = RotatedImages(split.images, rotations)
 
     def _choose_without_label(self, fraction: float) -> Tensor:
-        """Mark all but the labelled images, ``(classes, images)`` bool; each class has a labelled one."""
+        """Mark the images without labels.
+
+        Returns:
+            ``(classes, images)`` bool. Each class keeps at least one labelled image. Places past the last image of a
+            class are marked too.
+        """
         rows = torch.arange(len(self.starts), device=self.starts.device)[:, None]
         hashes = rng.bits(rng.key(FixedSeed.LABELED_IMAGES, device=rows.device), rows, self.every_image)
         rank = hashes.masked_fill(self.absent, torch.iinfo(torch.int64).max).argsort(1).argsort(1)
         return rank >= (fraction * self.counts).round().clamp(min=1)[:, None]
 
     def _check(self) -> None:
-        """Refuse a split from which an episode cannot be drawn."""
+        """Refuse a split too small for an episode."""
         split = self.split
         classes = len(split.classes) * self.copies
         if self.ways > classes:
@@ -161,9 +166,12 @@ class EpisodeSampler:
             )
 
     def _find_groups(self) -> Tensor:
-        """Mark the classes of each group that has enough for a task, ``(groups, classes)`` bool.
+        """Mark the classes of each large group.
 
         Rotations are counted as classes.
+
+        Returns:
+            ``(groups, classes)`` bool, for the groups with enough classes for a task.
         """
         numbers: dict[str, int] = {}
         names = [name.rpartition("/")[0] for name in self.split.classes]
@@ -230,21 +238,31 @@ class EpisodeSampler:
 
     @property
     def class_names(self) -> list[str]:
-        """Name the classes of episodes, with the rotation where rotations are classes."""
+        """Name the classes of episodes.
+
+        The name includes the rotation if rotations are classes.
+        """
         if self.copies == 1:
             return list(self.split.classes)
         numbers = range(self.copies)
         return [f"{label}, {rotation_name(number)}" for label in self.split.classes for number in numbers]
 
     def _keys(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys ``(B,)`` of episodes, and their numbers; both repeat with ``distinct``."""
+        """Return the keys and numbers of episodes.
+
+        Both are ``(B,)``, and repeat with ``distinct``.
+        """
         index = index.to(self.starts.device)
         if self.distinct is not None:
             index = (rng.bits(self.root, EpisodeStream.DISTINCT, index) >> 1) % self.distinct
         return rng.bits(self.root, index), index
 
     def _draw_classes(self, key: Tensor, index: Tensor) -> Tensor:
-        """Draw distinct classes ``(B, N+D)``, rotations counted as classes."""
+        """Draw distinct classes.
+
+        Returns:
+            ``(B, N+D)``, rotations counted as classes.
+        """
         every = self.every_class
         if self.draw == "independent":
             hashes = rng.bits(key[:, None], EpisodeStream.CLASSES, self.numbers[: len(every)])
@@ -268,7 +286,11 @@ class EpisodeSampler:
         return classes % self.copies
 
     def _draw_images(self, key: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw distinct rows: ``(B, N, K+Q)`` with labels, ``(B, N+D, U)`` without."""
+        """Draw distinct images of each class.
+
+        Returns:
+            rows ``(B, N, K+Q)`` of images with labels, and rows ``(B, N+D, U)`` of images without labels.
+        """
         character = classes // self.copies
         every = self.numbers[: len(self.every_image)]
         hashes = rng.bits(key[:, None, None], EpisodeStream.IMAGES, self.numbers[classes][..., None], every)
@@ -289,14 +311,20 @@ class EpisodeSampler:
         return (first + drawn)[:, : self.ways], first + spare
 
     def _shuffle(self, key: Tensor, stream: int, rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """Flatten rows ``(B, N, n)`` and what belongs to each, in random order."""
+        """Flatten rows in random order.
+
+        Rows are ``(B, N, n)``. The values of ``others`` that belong to a row take the same place.
+        """
         others = tuple(t if t.ndim == 3 else t[..., None] for t in others)
         flat = [t.expand_as(rows).flatten(1) for t in (rows, *others)]
         order = rng.bits(key[:, None], stream, self.numbers[: flat[0].shape[1]]).argsort(dim=1)
         return tuple(t.gather(1, order) for t in flat)
 
     def _values(self, key: Tensor, stream: int, rows: Tensor, rotations: Tensor) -> Tensor:
-        """Return images ``(B, n, C, H, W)`` in the default dtype, augmented and normalised."""
+        """Return augmented and normalised images.
+
+        The images are ``(B, n, C, H, W)`` in the default dtype.
+        """
         images = self.rotated(rows.flatten(), rotations.flatten())
         x = images.to(torch.get_default_dtype())
         if images.dtype == torch.uint8:

@@ -1,4 +1,4 @@
-"""Hold the images or features of some classes as one tensor."""
+"""Hold images or features, grouped by class."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -54,20 +54,26 @@ class Split:
 
     @cached_property
     def starts(self) -> Tensor:
-        """Return where each class begins in ``images``, ``(classes,)`` int64."""
+        """Return where each class begins in ``images``.
+
+        The result is ``(classes,)`` int64.
+        """
         return self.counts.cumsum(0) - self.counts if self.first is None else self.first
 
     def only(self, kept: Tensor) -> "Split":
-        """Select classes by ``kept`` ``(classes,)`` bool; images are shared, not copied."""
+        """Return a split with fewer classes.
+
+        ``kept`` is ``(classes,)`` bool. The images are shared, not copied.
+        """
         classes = tuple(name for name, keep in zip(self.classes, kept.tolist(), strict=True) if keep)
         return replace(self, counts=self.counts[kept], classes=classes, first=self.starts[kept])
 
     @cached_property
     def digest(self) -> int:
-        """Hash the classes and their numbers of images to 63 bits.
+        """Hash the classes to 63 bits.
 
-        Pixels do not enter: a last-bit difference in a resize must not make two machines' test episodes look
-        different.
+        The number of images of each class enters the hash. Pixels do not enter: a last-bit difference in a resize must
+        not make two machines' test episodes look different.
         """
         text = "\n".join([self.name, *(f"{c}\t{n}" for c, n in zip(self.classes, self.counts.tolist(), strict=True))])
         return int.from_bytes(sha256(text.encode()).digest()[:8], "big") >> 1

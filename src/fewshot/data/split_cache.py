@@ -1,4 +1,7 @@
-"""Keep decoded splits on disk, so that images are read or rendered once."""
+"""Keep decoded splits on disk.
+
+Images are read or rendered once.
+"""
 
 import logging
 import os
@@ -18,10 +21,10 @@ LARGEST = 2_000_000_000  # bytes of a data set that lies in memory
 
 
 def cached(path: Path, build: Callable[[], dict[str, Split]]) -> dict[str, Split]:
-    """Read splits from ``path``, or build and write them.
+    """Read splits from ``path``, or build them.
 
-    The file is replaced in one step, so a reader never sees half of it, also where several processes build at once. A
-    file that cannot be read is built again.
+    New splits are written to ``path``. The file is replaced in one step, so a reader never sees half of it, also where
+    several processes build at once. A file that cannot be read is built again.
 
     Raises:
         UserError: the folder of ``path`` cannot be written.
@@ -81,7 +84,7 @@ def _write(temporary: Path, path: Path, splits: dict[str, Split]) -> None:
 
 
 def check_memory(images: int, shape: tuple[int, int, int], setting: str) -> None:
-    """Refuse a data set that would fill the memory.
+    """Refuse a data set larger than the memory allows.
 
     Raises:
         UserError: so many images of ``shape`` take more than ``LARGEST`` bytes; ``setting`` says what to lower.
@@ -95,7 +98,9 @@ def check_memory(images: int, shape: tuple[int, int, int], setting: str) -> None
 
 
 def check_image_size(image_size: int) -> None:
-    """Refuse a height and width that is no whole number above 0.
+    """Refuse an image size that is not allowed.
+
+    The size must be a whole number above 0.
 
     Raises:
         UserError: the message names the setting.
@@ -105,7 +110,7 @@ def check_image_size(image_size: int) -> None:
 
 
 def refused(folder: Path, error: OSError) -> UserError:
-    """Return the error for a cache folder that cannot be written."""
+    """Return the error for an unwritable cache folder."""
     reason = error.strerror or str(error)
     return UserError(
         f"cannot write to the cache folder {folder} ({reason}): set FEWSHOT_CACHE to a folder that you can write"

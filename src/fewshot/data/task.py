@@ -1,4 +1,4 @@
-"""Hold the numbers of a task, in evaluation and in training."""
+"""Hold the numbers of evaluation and training tasks."""
 
 from dataclasses import dataclass
 
