@@ -1,4 +1,4 @@
-"""Train and test a run, and write its result."""
+"""Train, test and record a run."""
 
 import logging
 from dataclasses import dataclass, field

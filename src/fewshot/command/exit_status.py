@@ -1,4 +1,4 @@
-"""Turn errors into one line and an exit status."""
+"""Turn errors into messages and exit statuses."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Load mini-ImageNet.
+"""Load the images of mini-ImageNet.
 
 The images are of Vinyals et al. (2016), the splits of Ravi and Larochelle (2017).
 """

@@ -258,7 +258,7 @@ class EpisodeSampler:
         return rng.bits(self.root, index), index
 
     def _draw_classes(self, key: Tensor, index: Tensor) -> Tensor:
-        """Draw distinct classes.
+        """Draw distinct classes for each episode.
 
         Returns:
             ``(B, N+D)``, rotations counted as classes.
