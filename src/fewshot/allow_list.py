@@ -20,6 +20,17 @@ _OTHERS = frozenset(
         *(f"torch.nn.init.{kind}_{law}_" for kind in ("xavier", "kaiming") for law in ("uniform", "normal")),
     ]
 )
+# What each part of the settings builds.
+_NETWORKS = ("methods", "networks", "engines", "schedule", "augment", "torch")
+_PACKAGES = {
+    "data": ("data",),
+    "logger": ("loggers",),
+    "callbacks": ("callbacks",),
+    "trainer": ("pytorch_lightning", "distributed"),
+    "method": _NETWORKS,
+    "backbone": _NETWORKS,
+    "engine": _NETWORKS,
+}
 _SPECIAL = ("_target_", "_partial_")
 _WRITES = ("save_dir", "folder", "dirpath", "default_root_dir", "cache_dir")  # settings that name places to write
 MAX_IMAGE_SIZE = 2048
@@ -41,6 +52,7 @@ def refuse_foreign_targets(settings: Settings, trusted: Collection[str] = ()) ->
     Raises:
         UserError: the first name or value that is refused.
     """
+    _refuse_other_shapes(settings)
     for path, node in _mappings(settings):
         for key in node:
             if isinstance(key, str) and key.startswith("_") and key.endswith("_") and key not in _SPECIAL:
@@ -53,6 +65,7 @@ def refuse_foreign_targets(settings: Settings, trusted: Collection[str] = ()) ->
             )
         if not isinstance(node.get("_partial_", False), bool):
             raise UserError(f"its settings have {path}._partial_={_short(node['_partial_'])}: must be true or false")
+    _refuse_misplaced(settings, trusted)
     _refuse_other_places(settings, trusted)
     _refuse_impossible_images(settings)
     _refuse_impossible_numbers(settings)
@@ -66,6 +79,19 @@ def _mappings(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[Any, Any
         pairs = node.items() if isinstance(node, Mapping) else enumerate(node)
         for key, value in pairs:
             yield from _mappings(value, f"{path}.{key}" if path else str(key))
+
+
+def _refuse_misplaced(settings: Settings, trusted: Collection[str]) -> None:
+    """Refuse a logger in place of a data set, and the like: each part builds its own kind."""
+    resolver = Resolver(settings)
+    for part, packages in _PACKAGES.items():
+        for path, node in _mappings(resolver.resolve(settings.get(part), (part,)), part):
+            target = node.get("_target_")
+            if target is None or (target in trusted and not is_own(target)):
+                continue
+            first, second, *_ = f"{target}.".split(".")
+            if (second if first == "fewshot" else first) not in packages:
+                raise UserError(f"its settings build {_short(target)} ({path}), which has no place there")
 
 
 def _refuse_other_places(settings: Settings, trusted: Collection[str]) -> None:
@@ -97,6 +123,16 @@ def _trusted_at(settings: Settings, keys: list[str], trusted: Collection[str]) -
     node = _at(settings, keys)
     target = node.get("_target_") if isinstance(node, dict) else None
     return isinstance(target, str) and target in trusted and not is_own(target)
+
+
+def _refuse_other_shapes(settings: Settings) -> None:
+    """Refuse parts of settings that are neither what runs write nor of use to anyone."""
+    for part in ("task", "data", "backbone", "engine", "trainer", "logger", "method", "callbacks", "choices"):
+        if not isinstance(settings.get(part, {}), dict):
+            raise UserError(f"its settings have {part}={_short(settings[part])}: must be a mapping")
+    typed = settings.get("typed", [])
+    if not isinstance(typed, list) or not all(isinstance(override, str) for override in typed):
+        raise UserError("its settings have no list of texts under typed")
 
 
 def _refuse_impossible_images(settings: Settings) -> None:

@@ -72,8 +72,12 @@ def _host(text: str) -> str:
 def _target(target: Any) -> Any:
     if not isinstance(target, str):
         return target
-    module, _, name = _NAMES.get(target, target).rpartition(".")
-    return f"{_MOVED.get(module, module)}.{name}"
+    target = _NAMES.get(target, target)
+    module, _, name = target.rpartition(".")
+    for old, new in _MOVED.items():
+        if f"{module}.".startswith(f"{old}."):
+            return f"{new}{module.removeprefix(old)}.{name}"
+    return target
 
 
 def upgrade_weights(weights: dict[str, Any], method: Any) -> dict[str, Any]:

@@ -65,6 +65,19 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "logger writes elsewhere": (with_settings(logger__csv__save_dir="/tmp/OWNED"), "outside of the run's folder"),
     "logger climbs by its name": (with_settings(logger__csv__name="../../OWNED"), "outside of the run's folder"),
     "cache elsewhere": (with_settings(data__dataset__cache_dir="OWNED"), "outside of the run's folder"),
+    "logger as a data set": (
+        with_settings(data__dataset={"_target_": "fewshot.loggers.CSV", "save_dir": "/tmp/OWNED"}),
+        "fewshot.loggers.CSV (data.dataset), which has no place there",
+    ),
+    "logger as an engine, by reference": (
+        with_settings(engine="${x}", x={"_target_": "fewshot.loggers.CSV", "save_dir": "/tmp/OWNED"}),
+        "must be a mapping",
+    ),
+    "logger as a schedule, by reference": (
+        with_settings(method__schedule="${x}", x={"_target_": "fewshot.loggers.CSV", "save_dir": "/tmp/OWNED"}),
+        "fewshot.loggers.CSV (method.schedule), which has no place there",
+    ),
+    "settings without data": (with_settings(data=3), "refer to data.channels, which they do not have"),
     "module within a module": (
         with_settings(method={"_target_": "fewshot.data.omniglot.zipfile.ZipFile", "file": "OWNED"}),
         "which is not of this project",

@@ -69,6 +69,7 @@ def _of_bytes(random: Random, workshop: Path, what: str, content: bytes, must: b
     shutil.rmtree(place)
     shutil.copytree(workshop / "run", place / "run")
     (place / "run/checkpoints/previous.ckpt").unlink(missing_ok=True)
+    (place / "run/result.json").unlink()
     file = place / "run/checkpoints/last.ckpt"
     file.write_bytes(content)
     name = random.choice(DOORS)
@@ -186,9 +187,7 @@ def bad_content(random: Random, workshop: Path) -> Trial:
 
     def change(content: dict[str, Any]) -> None:
         part = random.choice(sorted(content))
-        paths = (
-            [(part, *path) for path in _paths(content[part])] if part not in ("state_dict", "settings") else [(part,)]
-        )
+        paths = [(part,), *((part, *path) for path in _paths(content[part]) if part not in ("state_dict", "settings"))]
         path = random.choice(paths)
         chosen.append(path)
         if random.random() < 0.3 and len(path) == 1:

@@ -4,7 +4,8 @@ The settings of a job no longer need Hydra.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from fewshot.errors import FolderTaken, UserError
 from fewshot.files import write_bytes
 
 log = logging.getLogger(__name__)
+# What the settings in a checkpoint must have for a run.
+_PARTS = ("seed", "task", "data", "backbone", "engine", "trainer", "logger", "method", "callbacks", "choices")
 
 
 @dataclass(frozen=True)
@@ -165,11 +168,30 @@ def _find_checkpoint(resume: str | None, out: Path, trusted: Collection[str]) ->
 def _continue_settings(cfg: DictConfig, resumed: Path) -> tuple[DictConfig, dict[str, Any]]:
     """Return a resumed run's settings and stored identity."""
     stored = OmegaConf.create(checkpoint.read(resumed, "resume", trusted_targets(cfg))["settings"])
-    merged = replace_typed(stored, cfg, cfg.choices, cfg.typed)
-    new = set(keys_of(cfg.typed))
-    replaced = new.union(BUDGET) if new & set(BUDGET) else new
-    merged.typed = [old for old in stored.get("typed", []) if keys_of([old])[0] not in replaced] + list(cfg.typed)
-    return merged, run_folder.identity(stored, stored.get("typed", []))
+    with _complete_settings(stored, "resume", resumed):
+        merged = replace_typed(stored, cfg, cfg.choices, cfg.typed)
+        new = set(keys_of(cfg.typed))
+        replaced = new.union(BUDGET) if new & set(BUDGET) else new
+        merged.typed = [old for old in stored.get("typed", []) if keys_of([old])[0] not in replaced] + list(cfg.typed)
+        return merged, run_folder.identity(stored, stored.get("typed", []))
+
+
+@contextmanager
+def _complete_settings(stored: DictConfig, key: str, path: str | Path) -> Iterator[None]:
+    """Blame a checkpoint whose settings lack a part, or fail in this context.
+
+    Raises:
+        UserError: the settings are of another version, or damaged.
+    """
+    if missing := [part for part in _PARTS if part not in stored]:
+        raise UserError(f"{key}={path}: its settings have no {missing[0]}")
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # damaged settings fail in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{key}={path}: its settings are of another version ({reason})") from error
 
 
 def _is_finished(cfg: DictConfig, out: Path, stored: dict[str, Any]) -> bool:
@@ -232,7 +254,8 @@ def _start_from_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictCon
     ``cfg`` names the checkpoint.
     """
     stored = OmegaConf.create(checkpoint.read(cfg.checkpoint, trusted=trusted_targets(cfg))["settings"])
-    merged = replace_typed(stored, cfg, cfg.choices, overrides)
+    with _complete_settings(stored, "checkpoint", cfg.checkpoint):
+        merged = replace_typed(stored, cfg, cfg.choices, overrides)
     merged.typed = list(overrides)
     return merged
 
