@@ -1,4 +1,4 @@
-"""Compose the settings of a run, train, test and write the result.
+"""Train and test one run, or a sweep.
 
 python run.py method=maml data=omniglot task=5w1s
 python run.py -m method=protonet,maml,metagan seed=0,1,2
@@ -34,7 +34,10 @@ log = logging.getLogger(__name__)
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
-    """Train and test one run; return its validation accuracy, for a search."""
+    """Train and test one run.
+
+    Return its validation accuracy, for a search.
+    """
     out = Path(HydraConfig.get().runtime.output_dir)
     if distributed.rank():  # torchrun or SLURM started several: only the first prints
         logging.getLogger().setLevel(logging.ERROR)

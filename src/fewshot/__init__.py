@@ -1,4 +1,4 @@
-"""Run few-shot meta-learning experiments on PyTorch Lightning and Hydra."""
+"""Run few-shot experiments on PyTorch Lightning and Hydra."""
 
 from typing import TYPE_CHECKING, Any
 

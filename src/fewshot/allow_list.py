@@ -1,4 +1,7 @@
-"""Build the objects that stored settings name: only this project's own, and optimisers."""
+"""Build only the allowed objects of stored settings.
+
+Allowed are public names of this project, Lightning's ``Trainer``, and optimisers and initialisers of PyTorch.
+"""
 
 import importlib
 import inspect
@@ -43,7 +46,9 @@ def targets(settings: Mapping[str, Any]) -> set[str]:
 
 
 def refuse_foreign_targets(settings: Settings, trusted: Collection[str] = ()) -> None:
-    """Refuse settings that build foreign objects or write outside the run's folder.
+    """Refuse stored settings that could do harm.
+
+    Settings may not build foreign or misplaced objects, write outside the run's folder, or contain impossible values.
 
     Args:
         settings: as they were stored.
@@ -72,7 +77,10 @@ def refuse_foreign_targets(settings: Settings, trusted: Collection[str] = ()) ->
 
 
 def _mappings(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Yield ``(key.key, mapping)`` of all mappings, the outermost first."""
+    """Yield all mappings with their paths, outermost first.
+
+    A path is ``key.key``.
+    """
     if isinstance(node, Mapping):
         yield path, node
     if isinstance(node, Mapping | list):
@@ -82,7 +90,10 @@ def _mappings(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[Any, Any
 
 
 def _refuse_misplaced(settings: Settings, trusted: Collection[str]) -> None:
-    """Refuse a logger in place of a data set, and the like: each part builds its own kind."""
+    """Refuse objects in the wrong part of settings.
+
+    Each part builds its own kind: the data set may not be a logger.
+    """
     resolver = Resolver(settings)
     for part, packages in _PACKAGES.items():
         for path, node in _mappings(resolver.resolve(settings.get(part), (part,)), part):
@@ -126,7 +137,10 @@ def _trusted_at(settings: Settings, keys: list[str], trusted: Collection[str]) -
 
 
 def _refuse_other_shapes(settings: Settings) -> None:
-    """Refuse parts of settings that are neither what runs write nor of use to anyone."""
+    """Refuse parts of settings of the wrong type.
+
+    Runs write each part as a mapping, and ``typed`` as a list of texts.
+    """
     for part in ("task", "data", "backbone", "engine", "trainer", "logger", "method", "callbacks", "choices"):
         if not isinstance(settings.get(part, {}), dict):
             raise UserError(f"its settings have {part}={_short(settings[part])}: must be a mapping")
@@ -153,14 +167,19 @@ def _refuse_impossible_images(settings: Settings) -> None:
 
 
 def _refuse_impossible_numbers(settings: Settings) -> None:
-    """Refuse numbers of a method that no run has, such as a million layers."""
+    """Refuse method settings with numbers that are too large.
+
+    A constructor may make as many layers as a number says.
+    """
     for path, value in leaves(Resolver(settings).resolve(settings.get("method"), ("method",)), "method"):
         if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
             raise UserError(f"its settings have {path}={_short(value)}: must be a number of at most {MAX_NUMBER}")
 
 
 def build(node: Any, trusted: Collection[str] = ()) -> Any:
-    """Return the object of a resolved node: mappings with ``_target_`` become what their target makes.
+    """Build the objects that resolved settings describe.
+
+    A mapping with ``_target_`` becomes the object that its target makes.
 
     Raises:
         UserError: a target is neither on the allow list nor trusted.
@@ -180,7 +199,10 @@ def build(node: Any, trusted: Collection[str] = ()) -> Any:
 
 
 def is_own(target: Any) -> bool:
-    """Return whether ``target`` is on the allow list: a public name of this project."""
+    """Return whether ``target`` is on the allow list.
+
+    Names of this project must be public.
+    """
     if not isinstance(target, str):
         return False
     if target in _OTHERS:
@@ -198,7 +220,10 @@ def is_own(target: Any) -> bool:
 
 
 def _is_part(found: Any, package: str) -> bool:
-    """Return whether the settings of a run may name this part of ``package``."""
+    """Return whether settings may name this object.
+
+    The object must be defined in ``package`` and be of the kind that settings use from there.
+    """
     home = getattr(found, "__module__", "")
     if home != f"fewshot.{package}" and not home.startswith(f"fewshot.{package}."):
         return False

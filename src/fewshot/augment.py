@@ -1,8 +1,9 @@
-"""Change images at random, by pure functions of images and keys.
+"""Change images at random, by pure functions.
 
-The result is the same on every device and under ``vmap``. Each image is changed by numbers of its own. Pixels that come
-in from outside of an image are its edge, repeated. Limits are angles in degrees, either way; ``scale`` is the largest
-change of a size, 0.2 for 0.8 to 1.2 times; ``shift`` is a part of a side, either way.
+A change depends on the image and its key only. The result is the same on every device and under ``vmap``. Each image is
+changed by numbers of its own. Pixels that come in from outside of an image are its edge, repeated. Limits are angles in
+degrees, either way; ``scale`` is the largest change of a size, 0.2 for 0.8 to 1.2 times; ``shift`` is a part of a side,
+either way.
 
 ``weak`` and ``strong`` change the images ``(M, C, H, W)`` of one task; ``Affine`` changes the images of many tasks.
 """
@@ -21,7 +22,9 @@ from fewshot.errors import UserError
 
 @dataclass(frozen=True)
 class Affine:
-    """Change each image of each task by a random affine map (Koch et al. 2015).
+    """Change each image by a random affine map.
+
+    Source: Koch et al. 2015.
 
     Attributes:
         degrees: the largest rotation.
@@ -59,15 +62,20 @@ class Affine:
         raise UserError(f"data.augment={setting}: choose true, false, or numbers for {', '.join(names)}")
 
     def __call__(self, x: Tensor, key: Tensor) -> Tensor:
-        """Change images ``(B, n, C, H, W)`` by keys ``(B,)`` and places in a task."""
+        """Change the images of many tasks.
+
+        Images are ``(B, n, C, H, W)``, keys are ``(B,)``. A change depends on the key of the
+        task and on the index of the image in the task.
+        """
         image = torch.arange(x.shape[1], device=x.device)[:, None]
         random = rng.uniform(key[:, None, None], image, torch.arange(6, device=x.device)).to(x.dtype)
         return warp(x.flatten(0, 1), self.matrices(2 * random.flatten(0, 1) - 1)).view_as(x)
 
     def matrices(self, u: Tensor) -> Tensor:
-        """Compute maps ``(M, 2, 3)`` for ``warp`` from numbers ``(M, 6)`` in (-1, 1).
+        """Compute affine maps from random numbers.
 
-        The image is scaled, then sheared along x, then rotated, then shifted; the map is the inverse of these.
+        The numbers ``(M, 6)`` are in (-1, 1); the maps ``(M, 2, 3)`` are for ``warp``. The image is scaled, then
+        sheared along x, then rotated, then shifted; the map is the inverse of these.
         """
         angle = (self.degrees * u[:, 0]).deg2rad()
         tan = (self.shear * u[:, 1]).deg2rad().tan()
@@ -83,7 +91,10 @@ class Affine:
 
 
 def weak(x: Tensor, key: Tensor, stream: int, shift: float = 1 / 14) -> Tensor:
-    """Shift images by whole pixels, at most ``shift`` of each side: 2 of 28."""
+    """Shift images at random by whole pixels.
+
+    The largest shift is the part ``shift`` of each side, such as 2 of 28 pixels.
+    """
     height, width = x.shape[2:]
     random = _random(x, key, stream, 2)
     rows, columns = (
@@ -104,7 +115,9 @@ def strong(
     shift: float = 1 / 14,
     cutout: float = 0.25,
 ) -> Tensor:
-    """Change images by a random affine map, and cut out a square.
+    """Warp images at random and erase a square.
+
+    The warp is an affine map.
 
     Args:
         x: images ``(M, C, H, W)`` of a task.
@@ -131,10 +144,10 @@ def strong(
 
 
 def warp(x: Tensor, matrix: Tensor) -> Tensor:
-    """Warp images ``(M, C, H, W)`` by affine maps ``(M, 2, 3)``.
+    """Warp images by affine maps.
 
-    A map leads from a place in the result to a place in the image. Places are (x, y) in [-1, 1]. The grid is a
-    product, as ``F.affine_grid`` has no batching rule.
+    Images are ``(M, C, H, W)``, maps are ``(M, 2, 3)``. A map leads from a place in the result to a place in the image.
+    Places are (x, y) in [-1, 1]. The grid is a product, as ``F.affine_grid`` has no batching rule.
     """
     height, width = x.shape[2:]
     across, down = ((2 * torch.arange(n, device=x.device, dtype=x.dtype) + 1) / n - 1 for n in (width, height))
@@ -144,9 +157,10 @@ def warp(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _affine(angle: Tensor, slant: Tensor, size: Tensor, shift: Tensor) -> Tensor:
-    """Compute maps ``(M, 2, 3)`` that rotate, divide by ``size``, shear and shift.
+    """Compute the affine maps of ``strong``.
 
-    The order of products, and so the last bits, differ from ``Affine.matrices``: results depend on both.
+    The maps ``(M, 2, 3)`` rotate, divide by ``size``, shear and shift. The order of products, and so the last bits,
+    differ from ``Affine.matrices``: results depend on both.
     """
     cos = angle.cos() / size
     sin = angle.sin() / size
@@ -157,18 +171,27 @@ def _affine(angle: Tensor, slant: Tensor, size: Tensor, shift: Tensor) -> Tensor
 
 
 def _span(side: int, centre: Tensor, part: float) -> Tensor:
-    """Mark the pixels ``(M, side)`` of a part of a side around ``centre`` ``(M,)``."""
+    """Mark the pixels of a span around ``centre``.
+
+    The length is ``part`` of the side. ``centre`` is ``(M,)`` in (0, 1); the result is ``(M, side)``.
+    """
     length = round(part * side)
     place = torch.arange(side, device=centre.device) - (centre * side).floor()[:, None] + length // 2
     return (place >= 0) & (place < length)
 
 
 def _random(x: Tensor, key: Tensor, stream: int, count: int) -> Tensor:
-    """Draw ``(M, count)`` numbers in (0, 1); later images change no earlier numbers."""
+    """Draw ``count`` random numbers for each image.
+
+    The numbers ``(M, count)`` are in (0, 1). Further images change no numbers of earlier images.
+    """
     image = torch.arange(len(x), device=x.device)[:, None]
     return rng.uniform(key, stream, image, torch.arange(count, device=x.device)).to(x.dtype)
 
 
 def _whole(random: Tensor, most: int) -> Tensor:
-    """Map numbers in (0, 1) to whole numbers from ``-most`` to ``most``, all as likely."""
+    """Map random numbers to whole numbers.
+
+    Numbers in (0, 1) become ``-most`` to ``most``, all equally likely.
+    """
     return (random * (2 * most + 1)).floor().clamp(max=2 * most).long() - most

@@ -1,4 +1,7 @@
-"""Compare the confidence of a classifier with its accuracy, in bins (Guo et al. 2017)."""
+"""Compare a classifier's confidence with its accuracy.
+
+Predictions are sorted into bins by confidence (Guo et al. 2017).
+"""
 
 import csv
 import io
@@ -19,10 +22,10 @@ _COLUMNS = ("low", "high", "count", "confidence", "accuracy")
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """Hold predictions by confidence in 15 bins of equal width.
+    """Hold predictions in 15 bins of confidence.
 
-    Confidence is the probability of the predicted class. A bin has its lower edge and not its upper one; the last
-    bin has both.
+    The bins have equal width. Confidence is the probability of the predicted class. A bin has its lower edge and not
+    its upper one; the last bin has both.
 
     Attributes:
         count: ``(15,)`` predictions in each bin.
@@ -36,7 +39,12 @@ class Bins:
 
     @classmethod
     def from_predictions(cls, confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> "Bins":
-        """Sort n predictions into bins: confidences ``(n,)`` in [0, 1], and which are right ``(n,)``."""
+        """Sort predictions into bins by confidence.
+
+        Args:
+            confidence: ``(n,)`` in [0, 1].
+            right: ``(n,)``, whether each prediction is right.
+        """
         edges = np.linspace(0, 1, COUNT + 1, dtype=confidence.dtype)
         place = np.minimum(np.searchsorted(edges, confidence, side="right") - 1, COUNT - 1)
         count = np.bincount(place, minlength=COUNT)
@@ -46,7 +54,10 @@ class Bins:
         return cls(count, mean, accuracy)
 
     def csv_text(self) -> str:
-        """Return a line for each bin; the means of an empty bin are empty cells."""
+        """Return the bins as CSV text.
+
+        Each bin has a line. The means of an empty bin are empty cells.
+        """
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COLUMNS)
@@ -57,7 +68,7 @@ class Bins:
 
 
 def pooled(parts: Sequence[Bins]) -> Bins:
-    """Return the bins of the predictions of several runs together."""
+    """Combine the bins of several runs."""
     count = np.sum([part.count for part in parts], axis=0)
     with np.errstate(invalid="ignore"):
         means = [

@@ -1,4 +1,7 @@
-"""Read checkpoints, which may come from a stranger: every fault is one clear line."""
+"""Read checkpoints, even from an untrusted source.
+
+Every fault is reported in one clear line.
+"""
 
 import logging
 import math
@@ -22,7 +25,10 @@ MAX_PARTS = 10_000  # modules and parameters of a network that stored settings b
 
 
 def newest(folder: Path, named: str = "auto", trusted: Collection[str] = ()) -> Path | None:
-    """Return the newest readable checkpoint in ``folder``, or ``named``; None without any.
+    """Return the newest readable checkpoint.
+
+    The candidate ``named`` comes first if it is a file name; then come the files of ``folder``. Without any candidate
+    the result is None.
 
     Raises:
         UserError: there are some, and none can be read.
@@ -42,7 +48,9 @@ def newest(folder: Path, named: str = "auto", trusted: Collection[str] = ()) -> 
 
 
 def read(path: str | Path, key: str = "checkpoint", trusted: Collection[str] = ()) -> dict[str, Any]:
-    """Return the content of a checkpoint, in today's format, with nothing built of its settings.
+    """Return the content of a checkpoint.
+
+    The content is in today's format. No object of its settings is built.
 
     Args:
         path: the file.
@@ -86,7 +94,10 @@ def _load(path: Path, key: str) -> dict[str, Any]:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Refuse an archive that unpacks to more than its own size, which torch never writes."""
+    """Refuse a compressed archive.
+
+    Torch never writes an archive that unpacks to more than its own size.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
@@ -130,7 +141,10 @@ def _refuse_bad_tensor(name: str, value: Any) -> None:
 
 
 def _refuse_bad_progress(content: dict[str, Any]) -> None:
-    """Refuse a checkpoint without a step, optimisers, or counts of steps to go on from."""
+    """Refuse a checkpoint that cannot be resumed.
+
+    Resuming needs a step, optimisers, callbacks, and counts of steps.
+    """
     step = content.get("global_step")
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         raise UserError("not a checkpoint to go on from (it holds no number of steps); weights=PATH starts from it")
@@ -161,7 +175,7 @@ def _leaves(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str,
 
 
 def build_method(content: dict[str, Any], path: str | Path, trusted: Collection[str] = ()) -> nn.Module:
-    """Return the method of a checkpoint's settings, with its weights.
+    """Build a checkpoint's method with its weights.
 
     The method is built without memory first and compared with the weights: settings may ask for any size.
 
@@ -177,9 +191,10 @@ def build_method(content: dict[str, Any], path: str | Path, trusted: Collection[
 
 
 def refuse_other_settings(method: dict[str, Any], content: dict[str, Any], path: str | Path, key: str) -> None:
-    """Compare the network of resolved settings with the weights, before its memory is taken.
+    """Refuse settings of another network than the weights.
 
-    Settings that build parts of other projects are left to the run itself.
+    The comparison takes no memory for the network. Settings that build parts of other projects are left to the run
+    itself.
 
     Raises:
         UserError: the settings are of another version, or the weights of another network.
@@ -189,7 +204,7 @@ def refuse_other_settings(method: dict[str, Any], content: dict[str, Any], path:
 
 
 def _shapes(method: Any, path: str | Path, key: str = "checkpoint", trusted: Collection[str] = ()) -> nn.Module:
-    """Return the method of resolved settings, without memory for its weights."""
+    """Build a method without memory for its weights."""
     try:
         with _FewParts(), torch.device("meta"):
             shapes = build(method, trusted)
@@ -204,7 +219,10 @@ def _shapes(method: Any, path: str | Path, key: str = "checkpoint", trusted: Col
 
 
 class _FewParts:
-    """Limit how many modules and parameters are made: settings may ask for a million."""
+    """Limit the number of modules and parameters.
+
+    Stored settings may ask for a million layers.
+    """
 
     def __enter__(self) -> None:
         self._made = 0
@@ -234,7 +252,9 @@ def load_weights(module: nn.Module, content: dict[str, Any], path: str | Path, k
 
 
 def refuse_other_network(module: nn.Module, content: dict[str, Any], path: str | Path, key: str = "checkpoint") -> None:
-    """Compare names and shapes of the weights with ``module``, whose heads are resized first.
+    """Refuse weights that do not fit ``module``.
+
+    Names and shapes are compared, after the heads got the stored number of classes.
 
     Raises:
         UserError: the network is another; the message names the first differences.

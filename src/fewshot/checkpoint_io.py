@@ -1,4 +1,4 @@
-"""Write, read and remove the checkpoints of a run, for Lightning."""
+"""Write, read and remove checkpoints for Lightning."""
 
 import io
 from collections.abc import Callable, Collection, Iterator
@@ -17,10 +17,10 @@ _PATHS = ("best_model_path", "last_model_path", "kth_best_model_path")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints whole or not at all, also when a disk is full.
+    """Write each checkpoint whole or not at all.
 
-    Lightning writes to the system's temporary folder first; a move from there may cross file systems.
-    The last checkpoint but one is kept, in case the last is damaged later.
+    On a full disk the previous file stays. Lightning writes to the system's temporary folder first; a move from there
+    may cross file systems. The last checkpoint but one is kept, in case the last is damaged later.
     """
 
     def __init__(self, trusted: Collection[str] = ()) -> None:
@@ -35,7 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_bytes(target, content.getvalue(), keep)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint, also of a run whose folder has been moved.
+        """Read a checkpoint, even of a moved run.
 
         Raises:
             UserError: the file is no whole checkpoint of a run, or names files outside its own folder.
@@ -45,14 +45,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove one ``*.ckpt`` file; Lightning would also remove a folder with its content."""
+        """Remove a ``*.ckpt`` file, but never a folder.
+
+        Lightning's own method would remove a folder with its content.
+        """
         file = Path(path)
         if file.suffix == ".ckpt" and (file.is_file() or file.is_symlink()):
             file.unlink()
 
 
 def move_states(content: dict[str, Any], path: Path) -> None:
-    """Let the callbacks' states name files beside ``path``: Lightning removes the files that they name.
+    """Update the paths in the states of callbacks.
+
+    The files lie beside ``path``. Lightning removes the files that the states name.
 
     Raises:
         UserError: the states are damaged, or a name is no plain ``*.ckpt``.
@@ -72,7 +77,10 @@ def move_states(content: dict[str, Any], path: Path) -> None:
 
 @contextmanager
 def damaged_progress(resume: str | None, training: Callable[[], bool]) -> Iterator[None]:
-    """Blame the checkpoint ``resume`` for any failure before ``training`` has begun."""
+    """Report a failed restore as a damaged checkpoint.
+
+    Any failure before ``training()`` is true counts as a fault of the checkpoint ``resume``.
+    """
     try:
         yield
     except (UserError, OSError):
@@ -85,7 +93,10 @@ def damaged_progress(resume: str | None, training: Callable[[], bool]) -> Iterat
 
 
 def _beside(path: Path, name: Any) -> str:
-    """Return the file of that name in the folder of ``path``."""
+    """Return the path of a file beside ``path``.
+
+    Only the last part of ``name`` is used.
+    """
     last = name.replace("\\", "/").rpartition("/")[2] if isinstance(name, str) else ""
     if not last.endswith(".ckpt") or last.startswith(".") or "\0" in last:
         raise UserError(f"resume={path}: the checkpoint names {name!r}, which is no *.ckpt file of its run")

@@ -1,4 +1,7 @@
-"""Label your own images: ``python -m fewshot.classify checkpoint=PATH support=DIR query=DIR [output=FILE.csv]``."""
+"""Label your own images from the command line.
+
+Usage: ``python -m fewshot.classify checkpoint=PATH support=DIR query=DIR [output=FILE.csv]``.
+"""
 
 import logging
 import re
@@ -30,7 +33,7 @@ KEYS = (*PATHS, "bn", "views", *SWITCHES, "trust")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for; return the exit status."""
+    """Run the command line; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)

@@ -1,8 +1,8 @@
-"""Train one run in several processes: each draws its own tasks of the meta-batch.
+"""Train one run in several processes.
 
-Lightning's ``DistributedDataParallel`` wrapper averages the means of processes, during one backward pass. Here a
-step has a backward pass for every chunk of tasks, and processes may hold unequal numbers of tasks: gradients are
-summed once, after all of them, and divided by the number of tasks.
+Each process draws its own tasks of the meta-batch. Lightning's ``DistributedDataParallel`` wrapper averages the means
+of processes, during one backward pass. Here a step has a backward pass for every chunk of tasks, and processes may hold
+unequal numbers of tasks: gradients are summed once, after all of them, and divided by the number of tasks.
 """
 
 import os
@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 
 class TaskParallel(DDPStrategy):
-    """Set up Lightning's DDP without its wrapper; methods call ``sum_gradients`` instead."""
+    """Set up Lightning's DDP without its wrapper.
+
+    Methods call ``sum_gradients`` instead.
+    """
 
     def configure_ddp(self) -> None:
         """Copy the weights of rank 0 to all ranks."""
@@ -28,12 +31,18 @@ class TaskParallel(DDPStrategy):
 
 
 def rank() -> int:
-    """Return the rank of this process, also before the process group exists."""
+    """Return the rank of this process.
+
+    The rank is known even before the process group exists.
+    """
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
 
 
 def started_by_launcher() -> bool:
-    """Return whether torchrun or SLURM started this process as one of several."""
+    """Return whether a launcher started this process.
+
+    A launcher, torchrun or SLURM, starts several processes.
+    """
     return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
@@ -51,12 +60,15 @@ def reduce_sum(value: Tensor) -> Tensor:
 
 
 def any_rank(condition: bool, device: torch.device) -> bool:
-    """Return whether the condition is true on any rank; all ranks must call."""
+    """Return whether ``condition`` is true on any rank.
+
+    All ranks must call the function.
+    """
     return bool(reduce_sum(torch.tensor(float(condition), device=device))) if is_distributed() else condition
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], scale: float = 1.0) -> None:
-    """Replace each gradient by ``scale`` times its sum over all ranks.
+    """Replace gradients by their scaled sum over ranks.
 
     One message carries all gradients. A parameter without a gradient on this rank counts as zeros.
     """
@@ -74,7 +86,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], scale: float = 1.0) -> Non
 
 
 def gather(items: list[T]) -> list[T]:
-    """Return the items of all ranks, in the order of ranks."""
+    """Return the items of all ranks, in order."""
     if not is_distributed():
         return items
     parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Episode:
-    """Hold B few-shot tasks of N ways, K shots and Q queries a class.
+    """Hold B few-shot tasks.
 
-    One task alone has no axis B.
+    A task has N ways, and K shots and Q queries for each class. One task alone has no axis B.
 
     Attributes:
         ways: N, a plain number: shapes inside ``vmap`` may not depend on tensors.
@@ -40,11 +40,14 @@ class Episode:
     labeled: Tensor | None = None
 
     def if_labeled(self, value: Tensor, otherwise: float = 0.0) -> Tensor:
-        """Return ``value`` if this one task has labels, else ``otherwise``."""
+        """Return ``value`` if labeled, else ``otherwise``.
+
+        The episode must be one task alone.
+        """
         return value if self.labeled is None else torch.where(self.labeled, value, otherwise)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that are not None, by name."""
+        """Return the tensors by name, without None."""
         named = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in named if isinstance(value, Tensor)}
 
@@ -56,7 +59,10 @@ class Episode:
         return len(self.key)
 
     def __getitem__(self, which: int | slice) -> "Episode":
-        """Return one task without the axis B (an int), or some tasks (a slice)."""
+        """Return one task or a slice of tasks.
+
+        One task (an int) has no axis B.
+        """
         return self.with_tensors({name: value[which] for name, value in self.tensors().items()})
 
     def chunks(self, size: int) -> Iterator["Episode"]:

@@ -2,12 +2,12 @@
 
 
 class UserError(Exception):
-    """Report a mistake in settings or files of the user.
+    """Report a mistake of the user.
 
-    The message is one line that says what is wrong and what to do. Commands print it
-    without a traceback and exit with status 1.
+    The mistake is in the settings or in the user's files. The message is one line that says what is wrong and what to
+    do. Commands print it without a traceback and exit with status 1.
     """
 
 
 class FolderTaken(UserError):
-    """Refuse to write into the folder of another run."""
+    """Refuse to write into another run's folder."""

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and read files of strangers without surprises."""
+"""Write files atomically; read untrusted files safely."""
 
 import csv
 import io
@@ -15,9 +15,10 @@ _JOINERS = "\u200c\u200d"
 
 
 def write_bytes(target: Path, content: bytes, keep: Path | None = None) -> None:
-    """Replace ``target`` in one step, making its folder: a reader never sees half of it.
+    """Replace ``target`` in one step.
 
-    An older ``target`` becomes ``keep``, if one is given.
+    A reader never sees half of the file. The folder is made if needed. An older ``target`` becomes ``keep``, if one is
+    given.
 
     Raises:
         UserError: the folder or the file cannot be written; an older ``target`` is still whole.
@@ -38,7 +39,7 @@ def write_bytes(target: Path, content: bytes, keep: Path | None = None) -> None:
 
 
 def write_csv(target: Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
-    """Write one line per row, whole or not at all.
+    """Write a CSV file in one step.
 
     Every cell passes through ``csv_safe``.
     """
@@ -50,10 +51,11 @@ def write_csv(target: Path, header: Iterable[object], rows: Iterable[Iterable[ob
 
 
 def csv_safe(value: object) -> object:
-    """Return ``value`` as a cell that no spreadsheet takes for a formula.
+    """Escape a cell that looks like a formula.
 
-    A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break gets an apostrophe in front, unless the
-    text is a number. UTF-8 can hold the cell: the bytes of a name that is not UTF-8 become escapes such as ``\\xfc``.
+    No spreadsheet takes the result for a formula. A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line
+    break gets an apostrophe in front, unless the text is a number. UTF-8 can hold the cell: the bytes of a name that is
+    not UTF-8 become escapes such as ``\\xfc``.
     """
     if not isinstance(value, str):
         return value
@@ -70,7 +72,7 @@ def _is_number(text: str) -> bool:
 
 
 def printable(text: str, most: int | None = None) -> str:
-    """Return ``text`` as one line that changes nothing on a terminal.
+    """Escape ``text`` for one line on a terminal.
 
     Control characters, line breaks and the bytes of a name that is not UTF-8 become escapes such as ``\\x1b``.
     Of a text of more than ``most`` characters the first and the last are shown.
@@ -91,9 +93,9 @@ def _escaped(char: str) -> str:
 
 
 def read_bytes(file: Path, inside: Path, most: int = 64 * MEGABYTE) -> bytes:
-    """Read a regular file of at most ``most`` bytes that lies in the folder ``inside``.
+    """Read a regular file in the folder ``inside``.
 
-    Links are followed as long as their targets lie in ``inside``.
+    The file has at most ``most`` bytes. Links are followed as long as their targets lie in ``inside``.
 
     Raises:
         UserError: the file is absent, a pipe, a device or a folder, too large, outside of ``inside``, or unreadable.
@@ -142,9 +144,9 @@ def _too_large(file: Path, most: int) -> str:
 
 
 def csv_columns(text: str, names: Sequence[str], file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the cells in the columns ``names`` of each row.
+    """Yield the named columns of each row.
 
-    A row that is too short has fewer cells.
+    An item is the line number and the cells in the columns ``names``. A row that is too short has fewer cells.
 
     Raises:
         UserError: a column is missing, or the text is not CSV; ``file`` begins the message.

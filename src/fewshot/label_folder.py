@@ -1,4 +1,4 @@
-"""Label the images of one folder with the classes of another."""
+"""Label a folder's images with another folder's classes."""
 
 import logging
 from collections.abc import Sequence
@@ -46,12 +46,15 @@ class FolderLabels:
 
     @property
     def predicted(self) -> list[str]:
-        """Return the class of the largest probability of each file."""
+        """Return the most probable class of each file."""
         return [self.classes[place] for place in self.probabilities.argmax(1).tolist()]
 
     @property
     def counts(self) -> NDArray[np.int64] | None:
-        """Return counts ``(N, N)`` of true and predicted classes; None if no truth is known."""
+        """Return the confusion matrix, None without truth.
+
+        The counts are ``(N, N)``: rows are true classes, columns are predicted classes.
+        """
         number = {name: place for place, name in enumerate(self.classes)}
         pairs = [
             (number[true], number[predicted])
@@ -77,7 +80,10 @@ def classify(
     invert: bool | None = None,
     trust: Sequence[str] = (),
 ) -> None:
-    """Load a checkpoint, fit it to ``support``, label ``query``, print the labels and write them.
+    """Label a folder with a trained method.
+
+    The method of ``checkpoint`` is fitted to ``support``. The labels of ``query``
+    are printed, and written to ``output``.
 
     Raises:
         UserError: a file or folder is missing or unusable; see ``fewshot.load`` and ``label_folder``.
@@ -104,7 +110,7 @@ def label_folder(
     generator: bool = True,
     views: int = 1,
 ) -> FolderLabels:
-    """Fit ``learner`` to the folder ``support`` and label the images of ``query``.
+    """Label the images of ``query`` by ``support``.
 
     Raises:
         UserError: a folder is missing, holds nothing readable or the wrong number of classes.
@@ -142,7 +148,10 @@ def _shown(path: Path) -> str:
 
 
 def _scan_classes(support: Path) -> dict[str, list[File]]:
-    """Return the files of each class: the first folders in ``support``."""
+    """Return the image files of each class.
+
+    The first folders in ``support`` are the classes.
+    """
     classes = scan(_folder(support, "support"), first_level=True)
     if len(classes) < 2:
         found = "one class" if classes else "no class"
@@ -153,7 +162,10 @@ def _scan_classes(support: Path) -> dict[str, list[File]]:
 
 
 def _decode(learner: Learner, files: Sequence[File], folder: Path, key: str) -> tuple[Tensor, list[int]]:
-    """Return the readable images and their places among ``files``; log those that are left out."""
+    """Return the readable images and their row numbers.
+
+    Row numbers count the ``files``. Unreadable files are logged and left out.
+    """
     images = []
     rows = []
     paths = [Path(file.path) for file in files]
@@ -174,7 +186,10 @@ def _decode(learner: Learner, files: Sequence[File], folder: Path, key: str) -> 
 
 
 def _truth(names: list[str], classes: list[str], query: Path) -> list[str | None]:
-    """Return the class of each file by its first folder; None if unknown."""
+    """Return each file's class, None if unknown.
+
+    The class is the first folder in the name of the file.
+    """
     folders = [composed(name.split("/")[0]) if "/" in name else None for name in names]
     truth = [folder if folder in classes else None for folder in folders]
     unknown = sorted({folder for folder in folders if folder is not None} - set(classes))
@@ -188,7 +203,10 @@ def _truth(names: list[str], classes: list[str], query: Path) -> list[str | None
 
 
 def print_labels(labels: FolderLabels, console: Console) -> None:
-    """Print the first labels and, where the truth is known, how many are right."""
+    """Print the first labels and the accuracy.
+
+    The accuracy needs images of known classes.
+    """
     table = Table(*COLUMNS)
     best = labels.probabilities.amax(1).tolist()
     rows = list(zip(labels.files, labels.predicted, best, strict=True))
@@ -209,14 +227,17 @@ def print_labels(labels: FolderLabels, console: Console) -> None:
 
 
 def write_labels(labels: FolderLabels, output: Path) -> None:
-    """Write a row for each image: file, label, and the probabilities of all classes."""
+    """Write labels and probabilities as CSV.
+
+    Each image has a row: file, label, and the probabilities of the label and of all classes.
+    """
     images = zip(labels.files, labels.predicted, labels.probabilities.tolist(), strict=True)
     rows = ((file, predicted, *(f"{value:.6f}" for value in (max(row), *row))) for file, predicted, row in images)
     write_csv(output, (*COLUMNS, *_columns(labels.classes)), rows)
 
 
 def _columns(classes: list[str]) -> list[str]:
-    """Return a name for each class's column that no other column has."""
+    """Return a unique column name for each class."""
     taken = {*COLUMNS, *classes}
     names = []
     for name in classes:
@@ -229,7 +250,10 @@ def _columns(classes: list[str]) -> list[str]:
 
 
 def write_confusion(labels: FolderLabels, output: Path) -> list[Path]:
-    """Write and draw the confusion matrix beside ``output``; return the files."""
+    """Write and draw the confusion matrix.
+
+    Return the files, which lie beside ``output``; none if no true class is known.
+    """
     counts = labels.counts
     if counts is None:
         return []

@@ -1,4 +1,7 @@
-"""Use a trained method on images of one's own: ``predict = learner.fit(images, labels)``, then ``predict(images)``."""
+"""Use a trained method on your own images.
+
+``predict = learner.fit(images, labels)``, then ``predict(images)``.
+"""
 
 import logging
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
@@ -30,7 +33,9 @@ LARGE = 4000  # support images of 28 x 28, above which a pass that cannot be spl
 
 
 def load(path: str | Path, bn: str | None = None, trust: Collection[str] = ()) -> "Learner":
-    """Return the method of a checkpoint, with its weights and the preparation of its images.
+    """Load a trained method from a checkpoint.
+
+    The learner also prepares images as in training.
 
     Args:
         path: a checkpoint of a run.
@@ -61,7 +66,7 @@ def load(path: str | Path, bn: str | None = None, trust: Collection[str] = ()) -
 
 @dataclass(frozen=True)
 class Learner:
-    """Hold a method with its weights, and how images are prepared for it.
+    """Hold a trained method and its image preparation.
 
     Attributes:
         method: with the weights of the checkpoint; ``method.bn`` may be set.
@@ -93,7 +98,9 @@ class Learner:
         generator: bool = True,
         views: int = 1,
     ) -> "FittedLearner":
-        """Adapt to a support set of any number of classes and images.
+        """Adapt to a support set.
+
+        The support set may have any number of classes and images.
 
         Args:
             images: files, images of Pillow's, arrays or tensors: see ``fewshot.data.any_images.to_pixels``.
@@ -141,13 +148,18 @@ class Learner:
         return FittedLearner(classes, predictors, self.read, self.normalise, lambda: passes_in_parts(method))
 
     def _announce_large(self, images: int) -> None:
-        """Say that gradients of a large support set need memory for all images."""
+        """Log that a large support set needs memory.
+
+        Gradients need memory for all images at once.
+        """
         pixels = images * self.image_size**2
         if self.method.adapted_parameters and pixels > LARGE * 28**2:
             log.warning("%d support images: the method adapts to all of them at once, which takes much memory", images)
 
     def read(self, images: Images) -> Tensor:
-        """Return images ``(M, C, S, S)`` as uint8, or as floats in [0, 1].
+        """Convert images of any kind to pixels.
+
+        Pixels are ``(M, C, S, S)``, as uint8 or as floats in [0, 1].
 
         Raises:
             UserError: see ``fewshot.data.any_images.to_pixels``.
@@ -160,7 +172,9 @@ class Learner:
         return (scaled.to(torch.get_default_dtype()) - self.mean) / self.std
 
     def pixels(self, images: Images) -> Tensor:
-        """Return images ``(M, C, S, S)`` for the network.
+        """Return normalised images for the network.
+
+        Images are ``(M, C, S, S)``.
 
         Raises:
             UserError: see ``fewshot.data.any_images.to_pixels``.
@@ -169,7 +183,10 @@ class Learner:
 
 
 def _view(x: Tensor, number: int, together: bool) -> Tensor:
-    """Return one view of images ``(M, C, S, S)``: changed a little; view 0 unchanged."""
+    """Return one view of images.
+
+    Images are ``(M, C, S, S)``. View 0 is unchanged; the other views are changed a little.
+    """
     if number == 0:
         return x
     key = rng.key(number)
@@ -180,10 +197,11 @@ def _view(x: Tensor, number: int, together: bool) -> Tensor:
 
 @contextmanager
 def passes_in_parts(method: Method) -> Iterator[None]:
-    """Let backbones take a few hundred images at a time, to bound memory.
+    """Split backbones' passes to bound memory.
 
-    Passes for gradients, and passes whose statistics come from the support set (``bn=support``), stay whole. In a
-    transductive pass each part has statistics of its own; a part is a sample of the whole batch.
+    A part has a few hundred images. Passes for gradients, and passes whose statistics come from the support set
+    (``bn=support``), stay whole. In a transductive pass each part has statistics of its own; a part is a sample of the
+    whole batch.
     """
     with ExitStack() as stack:
         if not (method.bn == "support" and batch_norms(method.network)):
@@ -216,7 +234,7 @@ def _in_parts(backbone: Backbone) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FittedLearner:
-    """Label images with the classes of a support set.
+    """Label images with the support set's classes.
 
     Attributes:
         classes: the labels, sorted.

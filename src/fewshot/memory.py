@@ -1,4 +1,4 @@
-"""Measure the peak memory of a run, and let the allocator keep freed memory."""
+"""Measure peak memory, and keep freed memory."""
 
 import ctypes
 import resource
@@ -17,10 +17,11 @@ _LARGEST = (1 << 30, 32 << 20)
 
 
 def keep_freed() -> bool:
-    """Let the process keep freed memory for its next tensors; return whether it does.
+    """Keep freed memory for the next tensors.
 
-    glibc returns large blocks to the system. A step of training frees and takes the same ones again, and a CPU
-    spent up to a third of its time on the page faults that this costs. Other allocators are not changed.
+    Return whether freed memory is kept. glibc returns large blocks to the system. A step of training frees and takes
+    the same ones again, and a CPU spent up to a third of its time on the page faults that this costs. Other allocators
+    are not changed.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -31,7 +32,10 @@ def keep_freed() -> bool:
 
 
 def reset_peak() -> None:
-    """Begin a new peak, since several runs of a sweep may share a process."""
+    """Begin a new measurement of peak memory.
+
+    Several runs of a sweep may share a process.
+    """
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     if torch.cuda.is_available():
@@ -41,7 +45,10 @@ def reset_peak() -> None:
 
 
 def peak_mb(device: torch.device) -> float:
-    """Return the peak memory in MB: allocated on a GPU, else resident."""
+    """Return the peak memory in MB.
+
+    The peak counts allocated memory on a GPU, else resident memory.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:

@@ -32,7 +32,10 @@ _STRONG = "fewshot.augment.strong"
 
 
 def upgrade_settings(settings: Any) -> Any:
-    """Return settings, or overrides of a command line, with today's names; today's stay the same."""
+    """Return settings with today's names.
+
+    ``settings`` may also be overrides of a command line. Today's names stay the same.
+    """
     upgraded = _renamed(settings)
     method = upgraded.get("method") if isinstance(upgraded, dict) else None
     if isinstance(method, dict) and method.get("_target_") == _METAGAN and "classifier" in method:
@@ -60,7 +63,10 @@ def _renamed(node: Any) -> Any:
 
 
 def _largest_change(sizes: list[Any]) -> Any:
-    """Return today's ``scale``: 0.2 for sizes from 0.8 to 1.2; leave other sizes."""
+    """Return today's ``scale`` for a range of sizes.
+
+    Sizes from 0.8 to 1.2 become 0.2. A range that is not symmetric about 1 stays the same.
+    """
     plain = len(sizes) == 2 and all(isinstance(size, float | int) for size in sizes)
     return round(sizes[1] - 1, 9) if plain and abs(sizes[0] + sizes[1] - 2) < 1e-9 else sizes
 
@@ -81,7 +87,10 @@ def _target(target: Any) -> Any:
 
 
 def upgrade_weights(weights: dict[str, Any], method: Any) -> dict[str, Any]:
-    """Return weights with today's keys; ``method`` holds the upgraded settings of the method."""
+    """Return weights with today's keys.
+
+    ``method`` holds the upgraded settings of the method.
+    """
     metagan = isinstance(method, dict) and method.get("_target_") == _METAGAN
     return {_key(key, metagan): value for key, value in weights.items()}
 

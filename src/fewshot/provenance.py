@@ -1,4 +1,7 @@
-"""State what decides a result besides its settings: versions, commit and device."""
+"""Record versions, commit and device of a run.
+
+Versions, commit, device and settings decide a result.
+"""
 
 import logging
 import platform
@@ -14,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide a result."""
+    """Return the library versions that decide a result."""
     return {
         "fewshot": __version__,
         "python": platform.python_version(),
@@ -24,9 +27,10 @@ def versions() -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit of ``folder``, ``-dirty`` where files differ; None outside a checkout.
+    """Return the git commit of ``folder``.
 
-    A checkout that git refuses to read, for example one of another user, is None with a warning.
+    The commit ends in ``-dirty`` where files differ. Outside a checkout the commit is None. A checkout that git refuses
+    to read, for example one of another user, is None with a warning.
     """
 
     def git(*arguments: str) -> str:
@@ -43,7 +47,10 @@ def git_commit(folder: Path) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return ``cpu (2 threads)`` or the name of the GPU."""
+    """Return the name of the device.
+
+    Examples are ``cpu (2 threads)`` and the name of a GPU.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device} ({torch.get_num_threads()} threads)"

@@ -1,4 +1,7 @@
-"""Define what a finished run leaves: ``result.json``, ``episodes.csv`` and ``calibration.csv``."""
+"""Define the files of a finished run.
+
+The files are ``result.json``, ``episodes.csv`` and ``calibration.csv``.
+"""
 
 import json
 import math
@@ -22,7 +25,9 @@ Parsed = TypeVar("Parsed")
 
 @dataclass(frozen=True)
 class MeanScores:
-    """Hold the means over the test episodes: the entry ``test``.
+    """Hold means over the test episodes.
+
+    The means are the entry ``test``.
 
     Attributes:
         accuracy: a fraction.
@@ -45,14 +50,20 @@ class MeanScores:
 
 @dataclass(frozen=True)
 class Validation:
-    """Hold the entry ``val``: the best validation accuracy, None without validation."""
+    """Hold the best validation accuracy.
+
+    The entry is ``val``. Without validation the accuracy is None.
+    """
 
     accuracy: float | None = None
 
 
 @dataclass(frozen=True)
 class Training:
-    """Hold how long a run trained: the entry ``train``."""
+    """Hold how long a run trained.
+
+    The entry is ``train``.
+    """
 
     steps: int | None = None
     episodes: int | None = None
@@ -62,9 +73,9 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Hold the content of ``result.json``, in the order of its entries.
+    """Hold the content of ``result.json``.
 
-    Entries with a default are absent in results of older versions.
+    The attributes have the order of the entries. Entries with a default are absent in results of older versions.
 
     Attributes:
         method: name of the recipe.
@@ -118,17 +129,23 @@ class Result:
 
     @property
     def ways(self) -> int:
-        """Return the number of classes of a test task."""
+        """Return the number of classes per task."""
         return int(self.task["ways"])
 
     @property
     def task_name(self) -> str:
-        """Return the name of the test tasks, for example ``5w1s``."""
+        """Return the name of the test tasks.
+
+        An example is ``5w1s``.
+        """
         return self.task.get("name") or f"{self.task['ways']}w{self.task['shots']}s"
 
     @property
     def distractors(self) -> int:
-        """Return the number of further classes with unlabelled images in a test task."""
+        """Return the number of distractor classes.
+
+        A test task has unlabelled images of these further classes.
+        """
         return int(self.task.get("distractors", 0))
 
     def to_json(self) -> str:
@@ -137,7 +154,9 @@ class Result:
 
     @classmethod
     def from_json(cls, text: str, origin: str | Path = RESULT) -> "Result":
-        """Read the text of a ``result.json``; ``origin`` begins the errors.
+        """Read the text of a ``result.json``.
+
+        ``origin`` begins the error messages.
 
         Raises:
             UserError: the text is not JSON, is of a newer format, or an entry is missing or wrong.
@@ -164,7 +183,9 @@ class Result:
 
 
 def _parse(kind: type[Parsed], entries: Mapping[str, Any], within: str = "") -> Parsed:
-    """Build a dataclass from JSON entries; unknown entries are passed over.
+    """Build a dataclass from JSON entries.
+
+    Unknown entries are ignored.
 
     Raises:
         KeyError: an entry is missing.
@@ -236,7 +257,10 @@ def read_result(folder: Path) -> Result:
 
 
 def validation_accuracy(folder: Path) -> float | None:
-    """Return the best validation accuracy of a finished run; None without validation."""
+    """Return a finished run's best validation accuracy.
+
+    Without validation the accuracy is None.
+    """
     return read_result(folder).val.accuracy
 
 
@@ -246,5 +270,8 @@ def write_episodes(folder: Path, rows: Iterable[tuple[int, float, str]]) -> None
 
 
 def write_calibration(folder: Path, bins: Bins) -> None:
-    """Write ``calibration.csv``: a row for each bin of confidence."""
+    """Write the bins to ``calibration.csv``.
+
+    Each bin of confidence has a row.
+    """
     write_bytes(folder / CALIBRATION, bins.csv_text().encode())

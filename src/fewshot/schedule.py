@@ -1,7 +1,8 @@
-"""Learning-rate schedules over the budget of a run, in steps or in time.
+"""Change the learning rate over a run's budget.
 
-A schedule maps ``(step, spent)`` to a factor of the learning rate; ``spent`` in [0, 1] is the part of
-the budget that is gone. A budget in time needs this form: the number of steps is not known beforehand.
+The budget is in steps or in time. A schedule maps ``(step, spent)`` to a factor of the learning rate; ``spent`` in
+[0, 1] is the part of the budget that is gone. A budget in time needs this form: the number of steps is not known
+beforehand.
 """
 
 import math
@@ -20,22 +21,27 @@ def constant(step: int, spent: float) -> float:
 
 
 def cosine(step: int, spent: float, start: float = 0.0) -> float:
-    """Fall from 1 to 0 along half a cosine, beginning at ``start`` of the budget.
+    """Decay the factor along half a cosine.
 
-    Loshchilov and Hutter 2017, without restarts.
+    The factor falls from 1 to 0, beginning at the part ``start`` of the budget. Source: Loshchilov and Hutter 2017,
+    without restarts.
     """
     return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, spent - start) / (1 - start))))
 
 
 def halving(step: int, spent: float, every: int = 2000) -> float:
-    """Halve the rate after each ``every`` steps (Snell et al. 2017)."""
+    """Halve the factor after every ``every`` steps.
+
+    Source: Snell et al. 2017.
+    """
     return 0.5 ** (step // every)
 
 
 def budget_spent(trainer: pl.Trainer) -> float:
-    """Return the part of a trainer's budget that is spent, from 0 to 1.
+    """Return the spent part of the budget.
 
-    Steps count where they are limited, so that a slower machine trains the same run; else time counts.
+    The part is a number from 0 to 1. Steps count where they are limited, so that a slower machine trains the same run;
+    else time counts.
     """
     if trainer.max_steps > 0:
         return trainer.global_step / trainer.max_steps
@@ -48,7 +54,10 @@ def budget_spent(trainer: pl.Trainer) -> float:
 
 
 def time_left(trainer: pl.Trainer, seconds_per_step: float | None) -> float | None:
-    """Return the seconds until the budget is spent; None if unknown or unlimited."""
+    """Return the seconds until the budget is spent.
+
+    The result is None if the time is unknown or unlimited.
+    """
     limits = [left for timer in _timers(trainer) if (left := timer.time_remaining()) is not None]
     if trainer.max_steps > 0 and seconds_per_step is not None:
         limits.append((trainer.max_steps - trainer.global_step) * seconds_per_step)
@@ -68,6 +77,9 @@ def with_initial_rate(optimizer: Optimizer) -> Optimizer:
 
 
 def scale_rate(optimizer: Optimizer, factor: float) -> None:
-    """Set each group's learning rate to ``factor`` times its first one."""
+    """Scale the first learning rate of each group.
+
+    The rate of a group becomes ``factor`` times its first rate.
+    """
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor

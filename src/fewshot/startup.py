@@ -1,4 +1,4 @@
-"""Prepare the process of a command, before its libraries load."""
+"""Prepare a command before its libraries load."""
 
 import logging
 import os
@@ -10,13 +10,19 @@ from fewshot.threads import waiting_variables
 
 
 def prepare_process() -> None:
-    """Let waiting threads sleep, and end in one line if Ctrl-C comes while libraries load."""
+    """Set up waiting threads and the exception hook.
+
+    Waiting threads sleep. Ctrl-C while libraries load prints one line.
+    """
     os.environ.update(waiting_variables(os.environ))
     sys.excepthook = show_exception
 
 
 def show_exception(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Print an exception that ends the process; a traceback of Ctrl-C would help nobody."""
+    """Print an exception that ends the process.
+
+    Ctrl-C prints one line, since a traceback would help nobody.
+    """
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
     else:
@@ -24,7 +30,7 @@ def show_exception(kind: type[BaseException], error: BaseException, traceback: T
 
 
 def quiet_libraries() -> None:
-    """Silence warnings of libraries that are not for users of this program."""
+    """Silence library warnings that are not for users."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|torchmetrics|PIL")

@@ -1,6 +1,7 @@
-"""Estimate means with intervals over test episodes, and compare two lists of accuracies in pairs.
+"""Estimate intervals, and compare accuracies in pairs.
 
-``scipy.stats`` is loaded by the first interval, since loading takes longer than reading a checkpoint.
+Means and intervals are over test episodes. ``scipy.stats`` is loaded by the first interval, since loading takes longer
+than reading a checkpoint.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ Values = Sequence[float] | NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Paired:
-    """Hold the mean of ``a - b`` over pairs.
+    """Hold the mean of paired differences.
+
+    The differences are ``a - b``.
 
     Attributes:
         difference: mean of the differences, in the unit of the values.
@@ -28,9 +31,10 @@ class Paired:
 
 
 def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the mean of ``values`` and the half-width of its t-interval.
+    """Return the mean of ``values`` and its t-interval.
 
-    One value has a mean and no known spread: ``(value, nan)``. No value: ``(nan, nan)``.
+    The interval is given by its half-width. One value has a mean and no known spread: ``(value, nan)``. No value:
+    ``(nan, nan)``.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
@@ -46,7 +50,10 @@ def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number (Holm 1979); nan stays nan and does not count."""
+    """Correct p-values for multiple tests (Holm 1979).
+
+    A nan stays nan and does not count as a test.
+    """
     array = np.asarray(p_values, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(array))
     order = known[np.argsort(array[known])]
@@ -57,10 +64,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def paired(a: Values, b: Values, confidence: float = 0.95) -> Paired:
-    """Compare two lists of values of the same episodes by a paired t-test.
+    """Compare paired values by a t-test.
 
-    The same difference in every pair has no spread: half-width 0, and p-value 1 when that
-    difference is 0, else 0 (the t-statistic is 0/0 or infinite there).
+    The values of both lists belong to the same episodes. The same difference in every pair has no spread: half-width 0,
+    and p-value 1 when that difference is 0, else 0 (the t-statistic is 0/0 or infinite there).
 
     Raises:
         ValueError: the two lists differ in length.

@@ -1,4 +1,7 @@
-"""Read the settings in a checkpoint as data: bounded, and building nothing."""
+"""Read a checkpoint's settings as plain data.
+
+The size of the settings is bounded, and no object is built.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -27,7 +30,9 @@ _ALLOWED = re.compile(rf"\$\{{(?:{_PATH}|{'|'.join(_RESOLVERS)})\}}")
 
 
 def parse(text: Any) -> Settings:
-    """Return the mapping that YAML ``text`` holds, interpolations kept as text.
+    """Return the mapping in a YAML text.
+
+    Interpolations are kept as text.
 
     Raises:
         UserError: the text is no mapping, is too large, or has an interpolation that is not allowed.
@@ -51,7 +56,10 @@ def parse(text: Any) -> Settings:
 
 
 def _refuse_large(text: str) -> None:
-    """Refuse depth, aliases and tags before any object is made of the text."""
+    """Refuse deep nesting, aliases and tags.
+
+    The check comes before any object is made of the text.
+    """
     depth = 0
     for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -65,7 +73,10 @@ def _refuse_large(text: str) -> None:
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ``(key.key, value)`` of all values that are neither mappings nor lists."""
+    """Yield all values with their paths.
+
+    A path is ``key.key``. The values are neither mappings nor lists.
+    """
     if isinstance(node, Mapping | list):
         pairs = node.items() if isinstance(node, Mapping) else enumerate(node)
         for key, value in pairs:
@@ -83,9 +94,9 @@ def _refuse_interpolations(settings: Settings) -> None:
 
 
 class Resolver:
-    """Put values in place of references such as ``${data.channels}`` and ``${..encoder.features}``.
+    """Replace references by their values.
 
-    Resolvers such as ``${now:...}`` stay text.
+    References look like ``${data.channels}`` or ``${..encoder.features}``. Resolvers such as ``${now:...}`` stay text.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -93,7 +104,9 @@ class Resolver:
         self._made = 0
 
     def resolve(self, node: Any, path: tuple[str, ...] = (), chain: int = 0) -> Any:
-        """Return a copy of ``node``, which lies at ``path``, without references.
+        """Return a copy without references.
+
+        ``node`` lies at ``path`` in the settings.
 
         Raises:
             UserError: a reference leads nowhere or to itself, or the copy is too large.

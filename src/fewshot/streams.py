@@ -1,7 +1,8 @@
-"""List the streams of random numbers that share a key.
+"""List the streams of random numbers.
 
-``rng`` makes a number from a key and counters. Every use of one key has a stream of its own here, as the first
-counter, so that two uses never read the same numbers. The values are part of every result: none may change.
+The streams share a key. ``rng`` makes a number from a key and counters. Every use of one key has a stream of its own
+here, as the first counter, so that two uses never read the same numbers. The values are part of every result: none may
+change.
 
 | key | enum |
 |---|---|
@@ -16,7 +17,10 @@ from enum import IntEnum, unique
 
 @unique
 class EpisodeStream(IntEnum):
-    """Name the choices that draw an episode or a minibatch."""
+    """Name the random choices in sampling an episode.
+
+    A minibatch has choices of its own.
+    """
 
     CLASSES = 0
     IMAGES = 1
@@ -38,9 +42,9 @@ class EpisodeStream(IntEnum):
 
 @unique
 class TaskStream(IntEnum):
-    """Name the random parts of methods and networks in one task.
+    """Name the random parts of one task.
 
-    A new method with random parts adds a line.
+    The parts belong to methods and networks. A new method with random parts adds a line.
     """
 
     INNER_FAKES = 0
@@ -52,7 +56,10 @@ class TaskStream(IntEnum):
 
 @unique
 class ViewStream(IntEnum):
-    """Name the image sets that one view of a user's images changes."""
+    """Name the image sets of one view.
+
+    A view changes the support and query images of a user.
+    """
 
     SUPPORT = 0
     QUERY = 1

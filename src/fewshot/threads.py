@@ -1,7 +1,8 @@
-"""Let waiting threads sleep, so that other programs get their cores.
+"""Let waiting threads sleep.
 
-OpenMP reads its variables when torch loads: ``os.environ.update(waiting_variables(os.environ))`` comes before
-``import torch``. Processes that a run starts inherit the variables.
+Other programs then get their cores. OpenMP reads its variables when torch loads:
+``os.environ.update(waiting_variables(os.environ))`` comes before ``import torch``. Processes that a run starts inherit
+the variables.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,10 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def waiting_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables to set: none if the user has set any of ``VARIABLES``."""
+    """Return the environment variables to set.
+
+    There are none if the user has set any of ``VARIABLES``.
+    """
     if any(name in environment for name in VARIABLES):
         return {}
     return {"GOMP_SPINCOUNT": str(SPIN_COUNT)}

@@ -1,4 +1,7 @@
-"""Draw the decision boundary of a classifier of points, after adapting to a task."""
+"""Draw decision boundaries of classifiers of points.
+
+The classifier has adapted to a task.
+"""
 
 import io
 from pathlib import Path
@@ -17,10 +20,10 @@ from fewshot.methods import MetaGAN, Method
 
 
 class DecisionBoundary(pl.Callback):
-    """Save the predictions of the first test tasks over the plane, and draw them.
+    """Save and draw predictions over the plane.
 
-    Data must have two numbers an example, such as ``Gaussians``. ``fewshot.figures.decision_boundary`` describes
-    the file ``boundary.npz``; the figure is ``boundary.png``.
+    The predictions belong to the first test tasks. Data must have two numbers an example, such as ``Gaussians``.
+    ``fewshot.figures.decision_boundary`` describes the file ``boundary.npz``; the figure is ``boundary.png``.
 
     Args:
         folder: of the two files.
@@ -64,7 +67,10 @@ class DecisionBoundary(pl.Callback):
         draw_decision_boundaries({type(pl_module).__name__: self.folder / "boundary.npz"}, self.folder / "boundary.png")
 
     def _axis(self) -> Tensor:
-        """Return the middles of ``resolution`` equal parts of [0, 1]."""
+        """Return evenly spaced points in [0, 1].
+
+        The points are the middles of ``resolution`` equal parts.
+        """
         return (torch.arange(self.resolution) + 0.5) / self.resolution
 
     def _predict_plane(self, method: Method, episode: Episode, mean: float, std: float) -> dict[str, Tensor]:

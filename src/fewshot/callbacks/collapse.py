@@ -1,4 +1,7 @@
-"""Warn when MetaGAN's generator or classifier no longer learns from the other."""
+"""Warn when MetaGAN's adversarial training fails.
+
+The generator or the classifier then no longer learns from the other.
+"""
 
 import logging
 from typing import Any
@@ -13,11 +16,12 @@ DIVERSITY = "train/fake_diversity"
 
 
 class Collapse(pl.Callback):
-    """Warn once of a collapsed generator, and once of a classifier that no fake deceives.
+    """Warn of failed adversarial training.
 
-    The callback reads the metrics of fakes that MetaGAN logs; other methods log none. A new generator makes
-    nearly one image: one that came to a diversity of 0.6 had less than 0.02 for its first 90 steps on Omniglot,
-    where one that collapsed stayed near 0.007.
+    A generator may collapse, and a classifier may recognise every fake. Each warning comes once. The callback reads
+    the metrics of fakes that MetaGAN logs; other methods log none. A new generator makes nearly one image: one that
+    came to a diversity of 0.6 had less than 0.02 for its first 90 steps on Omniglot, where one that collapsed stayed
+    near 0.007.
     """
 
     young = 200  # steps in which the diversity says nothing
@@ -54,7 +58,10 @@ class Collapse(pl.Callback):
             )
 
     def _lasts(self, case: str, holds: bool, logs: int) -> bool:
-        """Return whether ``case`` was true in ``logs`` logs in a row; True once."""
+        """Return whether ``case`` has lasted long enough.
+
+        The case must be true in ``logs`` logs in a row. The result is True only once.
+        """
         self._in_a_row[case] = self._in_a_row[case] + 1 if holds else 0
         if self._in_a_row[case] < logs or case in self._warned:
             return False

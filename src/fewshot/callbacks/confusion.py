@@ -11,7 +11,9 @@ from fewshot.figures.confusion_matrix import draw_shares
 
 
 class Confusion(pl.Callback):
-    """Write ``confusion.csv`` of all test classes; draw the hardest classes.
+    """Write the confusion matrix of all test classes.
+
+    The file is ``confusion.csv``. The hardest classes are drawn.
 
     Args:
         folder: of ``confusion.csv`` and ``confusion.png``.

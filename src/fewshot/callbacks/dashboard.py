@@ -9,7 +9,10 @@ from fewshot.loggers import Wandb
 
 
 class Dashboard(pl.Callback):
-    """Send W&B the step, the table of test episodes and failures."""
+    """Send steps, test episodes and failures to W&B.
+
+    The test episodes are a table.
+    """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._set_step(trainer)

@@ -11,9 +11,10 @@ from fewshot.methods import Method
 
 
 class Embedding(pl.Callback):
-    """Draw ``embedding.png``: features of the first test tasks, after adapting to each.
+    """Draw features of the first test tasks.
 
-    Query images pass the network together, as in the test; support images pass it in a batch of their own.
+    The features after adapting to each task are drawn in ``embedding.png``. Query images pass the network together, as
+    in the test; support images pass it in a batch of their own.
 
     Args:
         folder: of the file.

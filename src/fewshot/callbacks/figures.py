@@ -1,4 +1,7 @@
-"""Draw test episodes, generated images and learning curves of a run."""
+"""Draw the figures of a run.
+
+The figures show test episodes, generated images and learning curves.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,11 @@ from fewshot.methods import Method
 
 
 class Figures(pl.Callback):
-    """Draw figures into ``folder``, and send them to loggers that take images.
+    """Draw figures and send copies to loggers.
 
-    The pictures of a method (``Method.pictures``) are drawn at every validation, for the same first validation
-    tasks, and for the first task as one strip over time. Only data of 1 or 3 channels are images.
+    The files lie in ``folder``. Only loggers that take images get copies. The pictures of a method
+    (``Method.pictures``) are drawn at every validation, for the same first validation tasks, and for the first task as
+    one strip over time. Only data of 1 or 3 channels are images.
 
     Args:
         folder: of the PNG files.
@@ -119,7 +123,10 @@ def _send(trainer: pl.Trainer, name: str, file: Path) -> None:
 
 
 def _pictures(method: Method, episodes: Episode) -> list[dict[str, Any]]:
-    """Return the pictures of ``method`` for each task; an empty list for most methods."""
+    """Return the method's pictures of each task.
+
+    For most methods the list is empty.
+    """
     if not _are_images(episodes):
         return []
     rows = [method.pictures(episodes[task]) for task in range(len(episodes))]
@@ -131,6 +138,9 @@ def _are_images(episodes: Episode) -> bool:
 
 
 def _shown(x: Tensor) -> Any:
-    """Turn ``(..., C, H, W)`` into ``(..., H, W[, C])`` numpy in [0, 1]."""
+    """Convert image tensors for drawing.
+
+    ``(..., C, H, W)`` becomes a numpy array ``(..., H, W[, C])`` in [0, 1].
+    """
     x = x.detach().float().cpu().clamp(0, 1)
     return (x.squeeze(-3) if x.shape[-3] == 1 else torch.movedim(x, -3, -1)).numpy()

@@ -1,4 +1,4 @@
-"""Measure a classifier after each inner step of test tasks."""
+"""Measure a classifier after each inner step."""
 
 from pathlib import Path
 
@@ -49,6 +49,9 @@ class InnerSteps(pl.Callback):
         draw_inner_steps(curve, self.folder / "inner_steps.png", host.test_steps)
 
     def _numbers(self, test_steps: int) -> list[int]:
-        """Return increasing numbers of steps, with the number of a test among them."""
+        """Return the increasing numbers of inner steps.
+
+        ``test_steps`` is among the numbers.
+        """
         further = np.linspace(self.steps, max(self.steps, test_steps), 11).round().astype(int).tolist()
         return sorted({*range(self.steps + 1), *further})

@@ -1,4 +1,4 @@
-"""Show how far a run is: a bar on a terminal, lines elsewhere."""
+"""Show the progress of a run."""
 
 import logging
 import sys
@@ -17,7 +17,9 @@ LONGEST_SILENCE = 60.0  # seconds
 
 
 class Progress(RichProgressBar):
-    """Show a bar on a terminal; elsewhere log a line a minute and each validation.
+    """Show progress by a bar or lines.
+
+    A terminal shows a bar. Elsewhere a line is logged each minute and at each validation.
 
     Args:
         clock: the time in seconds.
@@ -97,7 +99,10 @@ class Progress(RichProgressBar):
         return not self.interactive and self.clock() - self._last_line >= LONGEST_SILENCE
 
     def _measure_rate(self, trainer: pl.Trainer) -> None:
-        """Note the training episodes a second since the last line or validation."""
+        """Measure the training episodes per second.
+
+        The measurement begins at the last line or validation.
+        """
         now = (trainer.global_step, self.clock())
         steps = now[0] - self._mark[0]
         seconds = now[1] - self._mark[1]
@@ -106,7 +111,10 @@ class Progress(RichProgressBar):
         self._mark = now
 
     def _log_step(self, trainer: pl.Trainer, parts: list[str]) -> None:
-        """Log a line: the step, ``parts``, the rate and the time left."""
+        """Log the step, rate and time left.
+
+        ``parts`` come after the step.
+        """
         if self.interactive or not trainer.is_global_zero:
             return
         step = trainer.global_step
@@ -122,14 +130,20 @@ class Progress(RichProgressBar):
         self._last_line = self.clock()
 
     def _log_scored(self, name: str, batch: int, batches: list[int | float]) -> None:
-        """Log how much of a long validation or test is done."""
+        """Log the progress of validation or test.
+
+        A line is logged only after a long silence.
+        """
         if self._silent_for_long():
             log.info("%s: %.0f%% of the episodes are scored", name, 100 * (batch + 1) / sum(batches))
             self._last_line = self.clock()
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words: ``40 s``, ``12 min`` or ``2 h 05 min``."""
+    """Return a time in words.
+
+    Examples are ``40 s``, ``12 min`` and ``2 h 05 min``.
+    """
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -15,7 +15,10 @@ from fewshot.statistics import interval
 
 
 class Scores(pl.Callback):
-    """Collect accuracy, loss, probabilities and fingerprint of each test episode."""
+    """Collect the scores of each test episode.
+
+    The scores are accuracy, loss, probabilities and fingerprint.
+    """
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Tensor]] = []
@@ -66,11 +69,17 @@ class Scores(pl.Callback):
         return list(zip(range(len(self)), self._all["accuracy"].double().tolist(), names, strict=True))
 
     def predictions(self) -> tuple[Tensor, Tensor]:
-        """Return true and predicted labels ``(episodes, N*Q)`` of the query images."""
+        """Return true and predicted query labels.
+
+        The labels are ``(episodes, N*Q)``.
+        """
         return self._all["labels"], self._all["probabilities"].argmax(-1)
 
     def calibration(self) -> Bins:
-        """Return accuracy by confidence, the highest probability, over all query images."""
+        """Return the accuracy by confidence.
+
+        Confidence is the highest probability. All query images count.
+        """
         confidence, predicted = self._all["probabilities"].flatten(0, 1).max(-1)
         return Bins.from_predictions(confidence.numpy(), (predicted == self._all["labels"].flatten()).numpy())
 

@@ -1,4 +1,4 @@
-"""Stop a run at the end of its budget or on a signal."""
+"""Stop a run by budget or signal."""
 
 import logging
 import signal
@@ -15,7 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """Report that a signal stopped the run after its checkpoint."""
+    """Report that a signal stopped the run.
+
+    The checkpoint is written before the exception.
+    """
 
     def __init__(self, number: int, checkpoint: Path) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; checkpoint: {checkpoint}")
@@ -23,10 +26,11 @@ class Stopped(Exception):
 
 
 class Stopping(pl.Callback):
-    """Finish the step on Ctrl-C or SIGTERM, write ``checkpoint`` and raise ``Stopped``.
+    """Stop a run after its current step.
 
-    A second signal stops at once. A validation is finished too, since the resumed run must have its result; the
-    checkpoint of the validation serves then. Several ranks stop at the same step: they agree whenever they log.
+    On Ctrl-C or SIGTERM finish the step, write ``checkpoint`` and raise ``Stopped``. A second signal stops at once. A
+    validation is finished too, since the resumed run must have its result; the checkpoint of the validation serves
+    then. Several ranks stop at the same step: they agree whenever they log.
 
     The callback also asks for a validation at the last step, so that the weights a run ends with are candidates
     for its best checkpoint, whatever the interval.

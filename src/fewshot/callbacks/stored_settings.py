@@ -1,4 +1,4 @@
-"""Keep the settings of a run in its checkpoints."""
+"""Keep a run's settings in its checkpoints."""
 
 from typing import Any
 
@@ -8,7 +8,9 @@ from fewshot.old_checkpoints import FORMAT
 
 
 class StoredSettings(pl.Callback):
-    """Write the settings, as YAML, into every checkpoint, with the number of its format.
+    """Write the settings into every checkpoint.
+
+    The settings are YAML text. The number of the format is written too.
 
     Args:
         text: the settings before interpolations were resolved.

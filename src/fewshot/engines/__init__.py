@@ -1,4 +1,4 @@
-"""Run the axis of tasks and the inner loop."""
+"""Run tasks and their inner loops."""
 
 from fewshot.engines.engine import Engine, LoopEngine, VmapEngine
 

@@ -1,4 +1,4 @@
-"""Map a function of one task over many tasks, and take gradient steps inside.
+"""Map functions over tasks, with inner gradient steps.
 
 A method describes one episode. An engine applies the method to every episode of a batch and owns the gradient
 steps inside, so engines are interchangeable and one test compares them.
@@ -19,7 +19,7 @@ TaskFunction = Callable[[Episode], dict[str, Tensor]]
 
 
 class Engine(ABC):
-    """Apply functions of one task to all tasks of a batch.
+    """Apply functions of one task to a batch.
 
     Args:
         chunk: tasks computed together; None chooses the number by the size of a task.
@@ -37,14 +37,20 @@ class Engine(ABC):
 
     @abstractmethod
     def default_chunk(self, episodes: Episode, adapts: bool) -> int:
-        """Return the number of tasks computed together when ``chunk`` is None."""
+        """Return how many tasks are computed together.
+
+        This is the number when ``chunk`` is None.
+        """
 
     @abstractmethod
     def map_tasks(self, function: TaskFunction, episodes: Episode) -> dict[str, Tensor]:
-        """Apply a function to every task and stack the outputs."""
+        """Apply a function to every task.
+
+        The outputs are stacked.
+        """
 
     def chunks(self, episodes: Episode, adapts: bool) -> Iterator[Episode]:
-        """Split a batch into pieces that are computed together.
+        """Split a batch into pieces computed together.
 
         The caller runs backward on each piece, which frees the graph of the piece.
 
@@ -55,7 +61,7 @@ class Engine(ABC):
         return episodes.chunks(self.chunk or self.default_chunk(episodes, adapts))
 
     def descend(self, loss: InnerLoss, params: Params, rates: Rates, steps: int, second_order: bool) -> Params:
-        """Return ``params`` after ``steps`` steps of gradient descent in one task.
+        """Return ``params`` after gradient descent in one task.
 
         First order treats inner gradients as constants: the result depends on ``params`` and ``rates`` through the
         subtraction alone, and no graph of an inner pass is kept.
@@ -98,7 +104,10 @@ class VmapEngine(Engine):
 
 
 class LoopEngine(Engine):
-    """Loop over tasks in Python: slower and plain, the check of ``VmapEngine``."""
+    """Loop over tasks in Python.
+
+    Tests compare ``VmapEngine`` with this slower and simpler loop.
+    """
 
     def default_chunk(self, episodes: Episode, adapts: bool) -> int:
         return 1

@@ -1,4 +1,4 @@
-"""Differentiate an inner loss, of one task or of each task under ``vmap``.
+"""Differentiate an inner loss, also under ``vmap``.
 
 Tasks do not meet in their losses: plain autograd of the sum over tasks, below ``vmap``, gives each task its own
 gradient. ``torch.func.grad`` inside ``vmap`` does too, but a second layer of wrapped tensors doubles the cost of a
@@ -31,9 +31,10 @@ InnerLoss = Callable[[Params, int], Tensor]
 
 
 def gradient(loss: InnerLoss, params: Params, step: int, create_graph: bool) -> Params:
-    """Return the gradient of ``loss(params, step)``; under ``vmap`` the gradient of each task.
+    """Return the gradient of ``loss(params, step)``.
 
-    Without ``create_graph`` the gradient is a constant, and no graph of the pass is kept.
+    Under ``vmap`` the result is the gradient of each task. Without ``create_graph`` the gradient is a constant, and no
+    graph of the pass is kept.
     """
     if peek_interpreter_stack() is None:
         return _differentiate(loss, params, step, create_graph)
@@ -42,10 +43,11 @@ def gradient(loss: InnerLoss, params: Params, step: int, create_graph: bool) -> 
 
 
 def descend_in_place(loss: InnerLoss, params: Params, rates: Mapping[str, float], step: int) -> None:
-    """Subtract rate times gradient from ``params`` in place, one parameter after another.
+    """Take a gradient step in place.
 
-    A gradient is freed before the next gradient is computed. The graph behind ``params`` keeps its derivative, as if
-    the gradient were a constant. No backward pass may have saved ``params``.
+    Rate times gradient is subtracted from ``params``, one parameter after another. A gradient is freed before the next
+    gradient is computed. The graph behind ``params`` keeps its derivative, as if the gradient were a constant. No
+    backward pass may have saved ``params``.
     """
     if peek_interpreter_stack() is not None:
         vmap = _Vmap()
@@ -68,7 +70,10 @@ def _subtract_gradient(rate: float, leaf: Tensor) -> None:
 
 
 class _Vmap:
-    """Convert tensors between one task inside ``vmap`` and all tasks, stacked below ``vmap``."""
+    """Convert tensors between one task and all tasks.
+
+    One task is inside ``vmap``; all tasks are stacked below ``vmap``.
+    """
 
     def __init__(self) -> None:
         interpreter = retrieve_current_functorch_interpreter()
@@ -77,15 +82,21 @@ class _Vmap:
         self.tasks = interpreter.batch_size()
 
     def stack(self, params: Params) -> Params:
-        """Return the parameters of all tasks, with the axis of tasks first."""
+        """Return the stacked parameters of all tasks.
+
+        The axis of tasks comes first.
+        """
         return {name: _remove_batch_dim(value, self.level, self.tasks, 0) for name, value in params.items()}
 
     def split(self, params: Params) -> Params:
-        """Return stacked parameters as the parameters of one task."""
+        """Return stacked parameters as one task's parameters."""
         return {name: _add_batch_dim(value, 0, self.level) for name, value in params.items()}
 
     def stacked_loss(self, loss: InnerLoss) -> InnerLoss:
-        """Return a function from stacked parameters to the losses of all tasks."""
+        """Return a loss function of stacked parameters.
+
+        The function returns the losses of all tasks.
+        """
 
         def losses(stacked: Params, step: int) -> Tensor:
             value: Tensor = _remove_batch_dim(loss(self.split(stacked), step), self.level, self.tasks, 0)

@@ -1,6 +1,7 @@
-"""Run learn2learn's own inner loop: the reference of the other engines.
+"""Run learn2learn's own inner loop.
 
-Arnold et al., "learn2learn: a library for meta-learning research", 2020, version 0.2.0.
+This engine is the reference of the other engines. Arnold et al., "learn2learn: a library for meta-learning research",
+2020, version 0.2.0.
 """
 
 import importlib
@@ -24,7 +25,9 @@ UNUSED = ("gym", "qpth", "torchvision")
 
 
 class Learn2LearnEngine(LoopEngine):
-    """Loop over tasks with the inner steps of ``learn2learn.algorithms.MAML``.
+    """Loop over tasks with learn2learn's inner steps.
+
+    The steps are those in ``learn2learn.algorithms.MAML``.
 
     Raises:
         UserError: learn2learn cannot be imported.
@@ -37,7 +40,9 @@ class Learn2LearnEngine(LoopEngine):
         self.maml = load_learn2learn().algorithms.MAML
 
     def descend(self, loss: InnerLoss, params: Params, rates: Rates, steps: int, second_order: bool) -> Params:
-        """Descend as ``Engine.descend``, with one rate for all parameters.
+        """Descend as ``Engine.descend``, with one rate.
+
+        All parameters have the same rate.
 
         Raises:
             UserError: parameters have different rates, which learn2learn does not know.
@@ -70,7 +75,9 @@ class _Parameters(nn.Module):
 
 
 def load_learn2learn() -> ModuleType:
-    """Import ``learn2learn``, with stand-ins for missing modules of ``UNUSED``.
+    """Import ``learn2learn`` with stand-ins for unused modules.
+
+    Only missing modules of ``UNUSED`` get a stand-in.
 
     Raises:
         UserError: learn2learn is not installed.
@@ -99,7 +106,10 @@ def _imports(name: str) -> bool:
 
 
 class _StandIns(MetaPathFinder, Loader):
-    """Find modules whose every name is a class, to call or to inherit from."""
+    """Import stand-ins for missing modules.
+
+    Every name in a stand-in is a class, to call or to inherit from.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names

@@ -1,4 +1,4 @@
-"""Extend Lightning's loggers: they go on with a resumed run and show figures."""
+"""Extend Lightning's loggers by resumed runs and figures."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -16,7 +16,10 @@ wandb_logger = Wandb  # as the recipes of older checkpoints call it
 
 
 def continue_from(loggers: Iterable[Logger], step: int) -> None:
-    """Before anything is logged: the run goes on from a checkpoint after ``step`` steps."""
+    """Continue the logs of a resumed run.
+
+    Call this before anything is logged. The checkpoint was written after ``step`` steps.
+    """
     for logger in loggers:
         if isinstance(logger, CSV | TensorBoard | Wandb):
             logger.continue_from(step)

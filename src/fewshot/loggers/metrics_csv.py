@@ -15,7 +15,10 @@ from fewshot.files import write_bytes
 
 
 class CSV(CSVLogger):
-    """Write ``metrics.csv``: anew in a new run, further in a resumed run."""
+    """Write ``metrics.csv``, also in a resumed run.
+
+    A new run begins a new file; a resumed run continues its file.
+    """
 
     _before = 0
 
@@ -35,7 +38,10 @@ class CSV(CSVLogger):
 
 
 class _Writer(ExperimentWriter):
-    """Write rows as Lightning does, but add a column without losing the file."""
+    """Write rows, and add columns without loss.
+
+    Lightning's own writer would remove the file.
+    """
 
     def _check_log_dir_exists(self) -> None:
         pass  # would remove the file
@@ -48,7 +54,10 @@ class _Writer(ExperimentWriter):
 
 
 def _keep_rows(file: Path, before: int) -> list[str]:
-    """Keep the rows of the first ``before`` steps, counted from 0; return their columns."""
+    """Keep the rows of the first steps.
+
+    The kept steps are 0 to ``before - 1``. Return the columns of the rows.
+    """
     rows: list[dict[str, str]] = []
     if before and file.is_file():
         with file.open(newline="") as stream:

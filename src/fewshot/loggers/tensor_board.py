@@ -14,7 +14,10 @@ from fewshot.result import Result
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's, with images, and with the test scores beside the settings in its HPARAMS tab."""
+    """Extend Lightning's logger by images and test scores.
+
+    The HPARAMS tab shows the test scores beside the settings.
+    """
 
     def __init__(self, save_dir: str, **options: Any) -> None:
         try:
@@ -28,13 +31,16 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_image(self, key: str, images: Sequence[str], step: int) -> None:
-        """Show PNG files, beside the metrics of the same step: Lightning counts theirs from 0."""
+        """Show PNG files beside their step's metrics.
+
+        Lightning counts the steps of metrics from 0.
+        """
         for image in images:
             with Image.open(image) as picture:
                 self.experiment.add_image(key, np.asarray(picture.convert("RGB")), max(step - 1, 0), dataformats="HWC")
 
     @rank_zero_only
     def conclude(self, scores: dict[str, float], result: Result) -> None:
-        """Log the test scores as the metrics of these settings."""
+        """Log the test scores beside the settings."""
         settings = sortable(dict(self.hparams)) | {"bn": result.bn}
         self.log_hyperparams(settings, scores, result.train.steps)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Wandb(WandbLogger):
-    """Log to a W&B run, without questions and without long waits for the server.
+    """Log to W&B without questions or long waits.
 
     Everything is on disk as well; what a server does not take is sent later by ``wandb sync``. The rows of a step
     are one row, under the number of steps that were taken. A run that resumes keeps its id, and sends no row twice.
@@ -146,7 +146,10 @@ class Wandb(WandbLogger):
 
     @rank_zero_only
     def conclude(self, scores: Mapping[str, float], result: Result) -> None:
-        """Log the scores and the summary, send the best checkpoint if wanted, end the run."""
+        """Log the final scores and end the run.
+
+        The summary is logged too, and the best checkpoint is sent if wanted.
+        """
         if self.wants_model and result.train.steps:
             self._with_server(lambda: self._send_model(scores, result))
         self.log_metrics(scores, result.train.steps)
@@ -172,7 +175,10 @@ class Wandb(WandbLogger):
         run.log_artifact(artifact, aliases=["best"])
 
     def _with_server(self, send: Callable[[], None]) -> None:
-        """Call ``send``, which needs the server; without a server go on offline."""
+        """Call ``send``; without a server go offline.
+
+        Offline, ``send`` is called again.
+        """
         import wandb
 
         before = os.environ.get("WANDB_DATA_DIR")
@@ -192,7 +198,10 @@ class Wandb(WandbLogger):
 
     @rank_zero_only
     def finish(self, status: int = 0) -> None:
-        """End the run with the exit status of the process; wait ``timeout`` seconds at most."""
+        """End the run with an exit status.
+
+        The server gets at most ``timeout`` seconds.
+        """
         if self._experiment is None:
             return
         try:

@@ -1,4 +1,5 @@
-"""Give Hydra launchers and sweepers, which it takes from ``hydra_plugins`` only.
+"""Give Hydra launchers and sweepers.
 
-Hydra imports every module here with every command: slow imports belong into functions.
+Hydra finds plugins in ``hydra_plugins`` only. Hydra imports every module here with every command: slow imports belong
+into functions.
 """

@@ -1,4 +1,7 @@
-"""Launch the runs of a sweep in parallel, by joblib or submitit."""
+"""Launch a sweep's runs in parallel.
+
+The launchers use joblib or submitit.
+"""
 
 import logging
 import os
@@ -47,7 +50,10 @@ class _Launcher(Launcher):
 
 
 def _exit_if_stopped(results: Sequence[JobReturn], received: Sequence[int] = ()) -> Sequence[JobReturn]:
-    """Return ``results``; after a signal end the command as without a launcher."""
+    """End the command if runs were stopped.
+
+    Else return ``results``. The exit status is the same as without a launcher.
+    """
     from fewshot.command.sweep_worker import STOPPED
 
     stopped = sum(result.return_value == STOPPED for result in results)
@@ -78,7 +84,10 @@ class JoblibLauncher(_Launcher):
 
     @property
     def at_a_time(self) -> int:
-        """Return how many runs go on at once, if there are enough."""
+        """Return how many runs go on at once.
+
+        The number assumes that there are enough runs.
+        """
         return self._workers(sys.maxsize)
 
     def _workers(self, jobs: int) -> int:
@@ -114,7 +123,10 @@ class JoblibLauncher(_Launcher):
         return _exit_if_stopped(results, received)
 
     def _killed(self, number: int, overrides: Overrides, stopped: bool) -> JobReturn:
-        """Report a run whose process was killed, in its folder too; return its result."""
+        """Report a run whose process was killed.
+
+        The reason is also written into the run's folder. Return the result of the run.
+        """
         from fewshot.command.sweep_worker import KILLED, STOPPED
         from fewshot.files import write_bytes
 
@@ -130,7 +142,10 @@ class JoblibLauncher(_Launcher):
 
 
 def _job_config(context: HydraContext, config: DictConfig, number: int, overrides: Overrides) -> DictConfig:
-    """Compose the settings of a run of a sweep, Hydra's own among them."""
+    """Compose the settings of a sweep's run.
+
+    Hydra's own settings are included.
+    """
     cfg = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(cfg):
         cfg.hydra.job.id = f"{cfg.hydra.job.name}_{number}"
@@ -141,7 +156,10 @@ def _job_config(context: HydraContext, config: DictConfig, number: int, override
 def _run_in_this_process(
     context: HydraContext, config: DictConfig, main: TaskFunction, state: Any, number: int, overrides: Overrides
 ) -> JobReturn:
-    """Do a run in a worker process; ``state`` holds the sweep's Hydra singletons."""
+    """Execute one run in a worker process.
+
+    ``state`` holds the sweep's Hydra singletons.
+    """
     setup_globals()
     Singleton.set_state(state)
     cfg = _job_config(context, config, number, overrides)
@@ -191,12 +209,18 @@ class _SubmititLauncher(_Launcher):
 
 
 class SubmititSlurmLauncher(_SubmititLauncher):
-    """Launch each run as a job of the cluster: ``hydra/launcher=submitit_slurm``."""
+    """Launch each run as a Slurm job.
+
+    Select this launcher by ``hydra/launcher=submitit_slurm``.
+    """
 
     cluster = "slurm"
 
 
 class SubmititLocalLauncher(_SubmititLauncher):
-    """Launch each run as a process of submitit on this machine: ``hydra/launcher=submitit_local``."""
+    """Launch each run as a local process.
+
+    Submitit starts the processes. Select this launcher by ``hydra/launcher=submitit_local``.
+    """
 
     cluster = "local"

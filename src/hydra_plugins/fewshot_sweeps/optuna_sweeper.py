@@ -1,6 +1,6 @@
-"""Search settings by Optuna, so that a killed search goes on.
+"""Search settings by Optuna.
 
-Hydra's own plugin needs Optuna 2, and begins anew.
+A killed search goes on. Hydra's own plugin needs Optuna 2, and begins anew.
 """
 
 import json
@@ -126,7 +126,10 @@ class OptunaSweeper(Sweeper):
         self._conclude(study, folder)
 
     def _parse(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Override]]:
-        """Return the settings of all trials and the searched space; typed settings win."""
+        """Return the common settings and the searched space.
+
+        All trials share the common settings. Typed settings win over ``params``.
+        """
         parser = OverridesParser.create(config_loader=self.loader)
         named = [f"{key}={value}" for key, value in self.params.items()]
         overrides = {override.get_key_element(): override for override in parser.parse_overrides([*named, *arguments])}
@@ -139,7 +142,10 @@ class OptunaSweeper(Sweeper):
         return [str(override.input_line) for key, override in overrides.items() if key not in space], space
 
     def _check(self, study: Any, fixed: list[str], space: Mapping[str, Override]) -> None:
-        """Refuse to add trials with other settings to a study."""
+        """Refuse to mix different searches in a study.
+
+        All trials of a study share the fixed settings and the searched space.
+        """
         from fewshot.command import run_folder
         from fewshot.errors import UserError
 
@@ -169,7 +175,10 @@ class OptunaSweeper(Sweeper):
 
 
 def _overrides(trial: Any) -> list[str]:
-    """Return the settings of a trial, as a user would type them, with six digits."""
+    """Return a trial's settings as overrides.
+
+    The text is as a user would type it, with six digits.
+    """
     from optuna.distributions import FloatDistribution
 
     return [
@@ -185,7 +194,9 @@ def _completed(study: Any) -> int:
 
 
 def _record(study: Any, number: int, result: JobReturn) -> None:
-    """Record the end of a trial's run; leave a stopped run to the next search.
+    """Record the result of a trial's run.
+
+    A stopped run is left to the next search.
 
     Raises:
         UserError: the run has no validation accuracy.
@@ -209,7 +220,7 @@ def _record(study: Any, number: int, result: JobReturn) -> None:
 
 
 def _distribution(override: Override) -> Any:
-    """Return Optuna's distribution for a sweep of the command line."""
+    """Return Optuna's distribution for a sweep override."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     sweep: Any = override.value()
