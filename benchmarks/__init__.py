@@ -1,4 +1,7 @@
-"""Measure speed and memory beside learn2learn; ``python -m benchmarks`` runs all, see README.md."""
+"""Measure speed and memory beside learn2learn.
+
+``python -m benchmarks`` runs all benchmarks, see README.md.
+"""
 
 import sys
 from pathlib import Path

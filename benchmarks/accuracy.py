@@ -1,4 +1,6 @@
-"""Measure seconds of training until a validation accuracy of 0.9, drawing of tasks included.
+"""Measure the training time until accuracy 0.9.
+
+The accuracy is of validation; the seconds include the drawing of tasks.
 
 Ours is a real run, Lightning and all; the peer is the loop of learn2learn's ``examples/vision/maml_omniglot.py``.
 Same network, weights to start from, optimiser and inner loop; each draws its own tasks from the same classes.
@@ -33,7 +35,10 @@ VALIDATION_STEPS = 3
 
 
 class Judge:
-    """Measure accuracy on fixed validation tasks, with the same code for both contenders."""
+    """Measure accuracy on fixed validation tasks.
+
+    The code is the same for both contenders.
+    """
 
     def __init__(self, name: str, tasks: int) -> None:
         self.method = meta_step_contenders.network(INNER).to(device()).eval()
@@ -52,7 +57,7 @@ class Judge:
 
 
 class Ours:
-    """Train by a run of the framework, from the common weights."""
+    """Train by a framework run from common weights."""
 
     needs_main_thread = True
 
@@ -141,7 +146,10 @@ class Training:
 
 
 def train(name: str, seed: int, until: float, quick: bool) -> tuple[Training, Training]:
-    """Train both contenders by turns until each reached the goal, or the clock shows ``until``."""
+    """Train both contenders in alternation.
+
+    Stop when each has reached the goal, or the clock shows ``until``.
+    """
     given = (name, replace(INNER, seed=seed), 2 if quick else SLICE, 4 if quick else VALIDATION_TASKS)
     goal = 0.0 if quick else GOAL
     with Contender(Ours, *given) as ours, Contender(Peer, *given, ours=False) as peer:
@@ -157,7 +165,7 @@ def train(name: str, seed: int, until: float, quick: bool) -> tuple[Training, Tr
 
 
 def main(options: Options) -> None:
-    """Train with as many seeds as the time allows: one at least, at most three."""
+    """Train with one to three seeds, time permitting."""
     name = data.choose()
     begun = time.monotonic()
     steps_in_slice = 2 if options.quick else SLICE

@@ -1,4 +1,6 @@
-"""Measure forty training steps alone and beside three busy processes.
+"""Measure training steps alone and beside busy processes.
+
+Forty steps are measured; three processes are busy.
 
 The peer lets waiting threads spin.
 
@@ -25,7 +27,10 @@ SETTINGS = ("method=protonet", "task.val_episodes=0", "trainer.max_steps=1000000
 
 @contextmanager
 def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Give processes that start within these variables, and no other of ``VARIABLES``."""
+    """Set variables for processes that start within.
+
+    No other variable of ``VARIABLES`` is set.
+    """
     before = dict(os.environ)
     for name in VARIABLES:
         os.environ.pop(name, None)
@@ -50,13 +55,13 @@ def busy_processes(count: int) -> Iterator[None]:
 
 
 def start(variables: dict[str, str], steps: int) -> Contender:
-    """Start a run that trains ``steps`` steps whenever it is asked."""
+    """Start a run that trains ``steps`` when asked."""
     with environment(variables):
         return Contender(Run, steps, *SETTINGS)
 
 
 def main(options: Options) -> None:
-    """Measure both cases in alternating rounds, and print their ratio."""
+    """Measure both cases alternately and print the ratio."""
     steps = 2 if options.quick else STEPS
     own = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     rows = []
@@ -77,7 +82,7 @@ def main(options: Options) -> None:
 
 
 def slowdown(alone: list[float], busy: list[float]) -> str:
-    """Return how many times longer the busy case takes, by medians."""
+    """Return the slowdown of the busy case, by medians."""
     return f"{median(busy) / median(alone):.1f} times"
 
 

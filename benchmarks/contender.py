@@ -1,4 +1,7 @@
-"""Keep each contender in a process of its own, idle until asked."""
+"""Keep each contender in its own idle process.
+
+The process works only when asked.
+"""
 
 import multiprocessing
 import os
@@ -31,7 +34,9 @@ def synchronise() -> None:
 
 
 class Contender:
-    """Hold the object that ``factory(*arguments)`` builds in a fresh process.
+    """Hold an object in a fresh process.
+
+    ``factory(*arguments)`` builds the object.
 
     Args:
         factory: of a module, so that another process finds it. The object may have a method ``close``.
@@ -56,16 +61,19 @@ class Contender:
         return self
 
     def ask(self, name: str, *arguments: Any) -> Any:
-        """Call a method of the object and return its result."""
+        """Call a method and return its result."""
         self._connection.send((name, arguments))
         return self._answer()
 
     def seconds(self, name: str = "step", *arguments: Any) -> float:
-        """Measure a method in seconds, until the device is done."""
+        """Measure a method's seconds until the device is done."""
         return float(self.ask("seconds", name, *arguments))
 
     def peak_mb(self) -> float:
-        """Return the peak memory, in MB above the memory when the object was built."""
+        """Return the peak memory in MB.
+
+        The memory when the object was built is subtracted.
+        """
         return float(self.ask("peak_mb"))
 
     def close(self) -> None:
@@ -102,7 +110,10 @@ def _serve(connection: Connection, factory: Callable[..., Any], arguments: tuple
 
 
 def _answer(connection: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...], ours: bool) -> None:
-    """Build, then answer until nobody asks any more; end the process."""
+    """Build the object, then answer requests.
+
+    The process ends when nobody asks any more.
+    """
     status = 1
     close = None
     try:
@@ -142,7 +153,7 @@ def _timed(work: Callable[..., object], *arguments: Any) -> float:
 
 
 def _resting_mb() -> float:
-    """Return the memory of the process now, in MB."""
+    """Return the process's memory now, in MB."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated() / 1e6
     try:

@@ -1,4 +1,7 @@
-"""Load the images that both contenders draw from, and learn2learn's task sets over these images."""
+"""Load the images that both contenders use.
+
+learn2learn's task sets draw from these images too.
+"""
 
 import os
 import random
@@ -20,7 +23,10 @@ _ROTATED = {"omniglot": True, "glyphs": False}  # as conf/data says
 
 
 def choose() -> str:
-    """Return ``omniglot`` where its files are, else ``glyphs``, and say so."""
+    """Return ``omniglot`` if present, else ``glyphs``.
+
+    The choice of ``glyphs`` is printed.
+    """
     try:
         splits("omniglot")
     except UserError as error:
@@ -38,12 +44,17 @@ def splits(data: str) -> dict[str, Split]:
 
 
 def sampler(split: Split, data: str, ways: int, shots: int, queries: int, seed: int = 0) -> EpisodeSampler:
-    """Return our sampler, with random rotations of classes where learn2learn has them."""
+    """Return our sampler of tasks.
+
+    Classes are rotated at random where learn2learn does the same.
+    """
     return EpisodeSampler(split, ways, shots, queries, seed, "random" if _ROTATED[data] else False)
 
 
 class TaskSet:
-    """Draw tasks as ``learn2learn.vision.benchmarks`` does, from images that lie decoded in memory.
+    """Draw tasks as learn2learn does.
+
+    The model is ``learn2learn.vision.benchmarks``; the images lie decoded in memory.
 
     Its ``RandomClassRotation`` needs torchvision and rotates by interpolation; here ``torch.rot90`` stands in, which
     is faster and exact.
@@ -67,7 +78,7 @@ class TaskSet:
         self.support = np.arange(ways * every) % every < shots
 
     def sample(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw support and query images and labels of one task."""
+        """Draw one task's images and labels."""
         images, labels = (part.to(device) for part in self.tasks.sample())
         support = torch.from_numpy(self.support)
         query = torch.from_numpy(~self.support)
@@ -89,7 +100,10 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
 
 
 class _RandomClassRotation:
-    """Rotate as ``learn2learn.vision.transforms.RandomClassRotation`` does, by multiples of 90 degrees."""
+    """Rotate classes by multiples of 90 degrees.
+
+    The model is ``learn2learn.vision.transforms.RandomClassRotation``.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset

@@ -1,4 +1,7 @@
-"""Measure episodes per second beside learn2learn: drawn, gathered, rotated, split into support and query."""
+"""Measure episodes per second beside learn2learn.
+
+An episode is drawn, gathered, rotated, and split into support and query images.
+"""
 
 from collections.abc import Iterable
 from itertools import count
@@ -59,7 +62,9 @@ class Peer:
 
 
 def facts(split: Split, tasks: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Result:
-    """Describe each task by numbers that all tasks of one kind share.
+    """Describe each task by numbers of its kind.
+
+    All tasks of one kind have the same numbers.
 
     Sizes, the number of images of each label, that no image comes twice, and that images of one label are of one
     class, a class of one label.

@@ -1,4 +1,4 @@
-"""Pause and continue a real run of the framework, slice by slice."""
+"""Pause and continue a real run, slice by slice."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ from fewshot.startup import quiet_libraries
 
 
 def prepared_job(folder: str, *overrides: str) -> Job:
-    """Return the job that ``python run.py OVERRIDES`` would run in ``folder``."""
+    """Return the job of ``python run.py OVERRIDES``."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         typed = [*overrides, f"hydra.run.dir={folder}"]
         cfg: DictConfig = compose("config", overrides=typed, return_hydra_config=True)
@@ -39,9 +39,10 @@ def prepared_job(folder: str, *overrides: str) -> Job:
 
 
 class PausedProgram:
-    """Run a program that pauses until another thread asks for the next slice.
+    """Run a program in slices.
 
-    The program has the main thread, since the framework handles signals.
+    The program pauses until another thread asks for the next slice. The program has the main thread, since the
+    framework handles signals.
     """
 
     def __init__(self, program: Callable[[], None]) -> None:
@@ -91,7 +92,7 @@ class PausedProgram:
 
 
 class PauseEvery(pl.Callback):
-    """Pause when training begins, and after every ``steps`` steps."""
+    """Pause when training begins and every ``steps`` steps."""
 
     def __init__(self, steps: int, run: "Run") -> None:
         self.steps = steps
@@ -107,7 +108,9 @@ class PauseEvery(pl.Callback):
 
 
 class Run:
-    """Start ``run.py`` with these overrides until training begins; ``step`` takes ``steps`` training steps.
+    """Start ``run.py`` until training begins.
+
+    ``step`` then takes ``steps`` training steps.
 
     Args:
         steps: training steps of a slice.
@@ -144,7 +147,10 @@ def pause_present() -> PauseEvery:
 
 
 def _unseen_terminal() -> None:
-    """Make standard output and error a terminal that another process reads."""
+    """Make standard output and error a terminal.
+
+    Another process reads this terminal.
+    """
     master, slave = os.openpty()
     subprocess.Popen(["cat"], stdin=master, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.environ.update(TERM="xterm-256color", COLUMNS="120", LINES="40")

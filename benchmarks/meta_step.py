@@ -1,4 +1,7 @@
-"""Measure time and peak memory of a meta-step of MAML beside learn2learn."""
+"""Measure a MAML meta-step beside learn2learn.
+
+Time and peak memory are measured.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -16,7 +19,10 @@ CLOSE = {"loss": 1e-2, "gradient": 0.3}
 
 @dataclass(frozen=True)
 class Cell:
-    """Hold one setting: N ways, K shots, Q queries, and the inner loop."""
+    """Hold one setting of the benchmark.
+
+    A setting is N ways, K shots, Q queries, and the inner loop.
+    """
 
     inner: Inner
     shots: int
@@ -32,7 +38,7 @@ class Cell:
 
 
 class Step:
-    """Repeat one meta-step of a contender on the same episodes."""
+    """Repeat a contender's meta-step on the same episodes."""
 
     def __init__(self, contender: type[Ours] | type[Peer], cell: Cell, dtype: torch.dtype = torch.float32) -> None:
         self.contender = contender(cell.inner, width=cell.width, dtype=dtype)
@@ -92,7 +98,7 @@ def main(options: Options) -> None:
 
 
 def _means(rows: list[Row], benchmark: str) -> list[Row]:
-    """Return geometric means over cells, as rows with a ratio only."""
+    """Return ratio rows of geometric means over cells."""
     means = []
     for case, order in (("all", ""), ("second", "second"), ("first", "first")):
         ratios = [row.ratio for row in rows if row.benchmark == benchmark and row.case.endswith(order)]

@@ -1,6 +1,7 @@
-"""Take one meta-step of MAML, ours and learn2learn's, from the same weights.
+"""Take one meta-step of MAML.
 
-The peer follows learn2learn's own ``examples/vision/maml_omniglot.py``.
+The contenders, ours and learn2learn's, start from the same weights. The peer follows learn2learn's own
+``examples/vision/maml_omniglot.py``.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ DEPTH = 4
 
 @dataclass(frozen=True)
 class Inner:
-    """Hold the settings of the inner loop, and the seed of the weights."""
+    """Hold inner-loop settings and the seed of weights."""
 
     ways: int
     steps: int = 1
@@ -34,7 +35,7 @@ class Inner:
 
 
 def network(inner: Inner, image_size: int = 28, width: int = WIDTH) -> MAML:
-    """Build our MAML with the weights that both contenders start from."""
+    """Build our MAML with the contenders' common weights."""
     torch.manual_seed(inner.seed)
     return MAML(
         backbone=conv4(1, image_size, width, DEPTH),
@@ -55,7 +56,10 @@ class Ours:
         self.method = network(inner, image_size, width).to(device(), dtype).train()
 
     def step(self, episodes: Episode) -> dict[str, Tensor]:
-        """Compute gradients of the mean over tasks; return ``(B,)`` losses and accuracies."""
+        """Compute gradients; return losses and accuracies ``(B,)``.
+
+        The gradients are of the mean over tasks.
+        """
         self.method.zero_grad()
         parts = []
         for chunk in self.method.chunks(episodes):
@@ -77,7 +81,10 @@ class Ours:
 
 
 class Peer:
-    """Train ``learn2learn.algorithms.MAML`` in a loop over tasks, on learn2learn's own ``OmniglotCNN``."""
+    """Train learn2learn's MAML in a loop.
+
+    ``learn2learn.algorithms.MAML`` loops over tasks, on learn2learn's own ``OmniglotCNN``.
+    """
 
     def __init__(self, inner: Inner, image_size: int = 28, width: int = WIDTH, dtype: torch.dtype = torch.float32):
         assert image_size == 28, "OmniglotCNN takes no other images"
@@ -125,14 +132,20 @@ class Peer:
 
 
 def average(network: nn.Module, tasks: int) -> None:
-    """Turn gradients of the sum over tasks into gradients of the mean."""
+    """Divide gradients by the number of tasks.
+
+    Gradients of the sum over tasks become gradients of the mean.
+    """
     for parameter in network.parameters():
         if parameter.grad is not None:
             parameter.grad.mul_(1.0 / tasks)
 
 
 def _peer_names(ours: Weights) -> list[str]:
-    """Return learn2learn's names of our parameters, in our order: convolution, norm, ..., head."""
+    """Return learn2learn's names of our parameters.
+
+    The order is ours: convolution, norm, ..., head.
+    """
     blocks = [f"base.{n}.{part}.{kind}" for n in range(DEPTH) for part in ("conv", "normalize") for kind in _KINDS]
     return [*blocks, *(f"classifier.{kind}" for kind in _KINDS)][: len(ours)]
 
@@ -149,7 +162,7 @@ def _result(terms: dict[str, Tensor], gradients: Weights) -> Result:
 def random_episodes(
     tasks: int, ways: int, shots: int, queries: int, size: int = 28, dtype: torch.dtype = torch.float32
 ) -> Episode:
-    """Make episodes of noise around a pattern for each class; always the same."""
+    """Make fixed episodes of noise around class patterns."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.rand(tasks, ways, 1, 1, size, size, generator=generator)
     noise = torch.rand(tasks, ways, shots + queries, 1, size, size, generator=generator)

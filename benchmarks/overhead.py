@@ -1,4 +1,7 @@
-"""Measure the time that Lightning, logging and the progress bar add to a bare loop."""
+"""Measure the overhead over a bare loop.
+
+Lightning, logging and the progress bar add the overhead.
+"""
 
 import tempfile
 from itertools import count

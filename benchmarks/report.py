@@ -1,4 +1,4 @@
-"""Print the table of a benchmark, and keep its files.
+"""Print a benchmark's table and keep its files.
 
 ``results.csv`` holds a row for each case, ``bounds.csv`` the 95% intervals of ratios, ``rounds.csv`` every single
 value, ``machine.txt`` the machine and the versions of each benchmark. A benchmark replaces its own rows only.
@@ -56,7 +56,7 @@ Benchmark = Callable[[Options], None]
 
 
 def run_benchmarks(*benchmarks: Benchmark) -> None:
-    """Run each benchmark with the options of the command line.
+    """Run each benchmark with command-line options.
 
     An error of the user is one line.
     """
@@ -73,7 +73,9 @@ def run_benchmarks(*benchmarks: Benchmark) -> None:
 
 
 def save(rows: Sequence[Row], names: Iterable[str], options: Options) -> None:
-    """Print the rows of the benchmarks ``names``, and replace their older rows in the files.
+    """Print rows and replace older rows in files.
+
+    The rows are of the benchmarks ``names``.
 
     Where ``options.cases`` left some cases out, the older rows of these cases stay.
     """
@@ -137,7 +139,7 @@ def _short(value: float | None) -> str:
 
 
 def _note_machine(file: Path, benchmark: str) -> None:
-    """Write a line for each benchmark: the machine of its last run."""
+    """Write the machine of each benchmark's last run."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

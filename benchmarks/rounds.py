@@ -1,4 +1,7 @@
-"""Measure two contenders in alternating rounds, and estimate their ratio with an interval."""
+"""Measure and compare two contenders in alternating rounds.
+
+The ratio is estimated with an interval.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +18,7 @@ Result = Mapping[str, NDArray[np.floating]]
 
 
 class Unequal(Exception):
-    """Say that the two contenders do not compute the same."""
+    """Report that two contenders compute different results."""
 
 
 @dataclass
@@ -39,7 +42,10 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """Return the ratio of each round; above 1 ours is better."""
+        """Return the ratio of each round.
+
+        Above 1 ours is better.
+        """
         if not (self.ours and self.peer):
             return []
         pairs = zip(self.ours, self.peer, strict=True)
@@ -47,17 +53,20 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Return the median over rounds; None without a peer."""
+        """Return the median ratio, None without a peer."""
         return median(self.ratios) if self.ratios else self.fixed_ratio
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Return the 95% interval of the ratio; None without at least two rounds."""
+        """Return the ratio's 95% interval, None without two rounds."""
         return interval(self.ratios) if len(self.ratios) > 1 else None
 
 
 def interval(ratios: list[float]) -> tuple[float, float]:
-    """Return the 95% t-interval of the mean logarithm of per-round ratios, as ratios."""
+    """Return the 95% interval of per-round ratios.
+
+    The t-interval is of the mean logarithm of the ratios, given as ratios.
+    """
     logs = np.log(ratios)
     half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
     return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
@@ -68,7 +77,9 @@ def geometric_mean(ratios: list[float]) -> float:
 
 
 def refuse_unequal(ours: Result, peer: Result, tolerance: float, what: str) -> None:
-    """Compare two results before they are timed, each entry by its norm.
+    """Compare two results before timing.
+
+    Each entry is compared by its norm.
 
     Raises:
         Unequal: an entry is missing, of another shape, or further apart than ``tolerance`` of its norm.
@@ -93,9 +104,10 @@ def alternate(
     enough_seconds: float = 10.0,
     measure: Callable[[Contender], float] = Contender.seconds,
 ) -> tuple[list[float], list[float]]:
-    """Measure two warm contenders by turns, one idle while the other works.
+    """Measure two warm contenders in alternation.
 
-    At least ``least`` rounds, then until ``most`` or until the rounds have taken ``enough_seconds``.
+    One is idle while the other works. At least ``least`` rounds, then until ``most`` or until the rounds have taken
+    ``enough_seconds``.
     """
     values: tuple[list[float], list[float]] = ([], [])
     start = time.perf_counter()

@@ -1,4 +1,7 @@
-"""Measure time and memory of our meta-step over tasks, inner steps and image sizes."""
+"""Measure how our meta-step scales.
+
+Time and memory are measured over tasks, inner steps and image sizes.
+"""
 
 from dataclasses import dataclass, replace
 from statistics import median
@@ -15,7 +18,10 @@ NAMES = ("scaling", "scaling_memory", "scaling_tensors")
 
 @dataclass(frozen=True)
 class Setting:
-    """Hold one setting of a 5-way 1-shot task with 1 query image a class."""
+    """Hold one setting of the benchmark.
+
+    The task is 5-way 1-shot with 1 query image a class.
+    """
 
     name: str = ""
     inner: Inner = BASE
@@ -39,7 +45,10 @@ class Step:
 
 
 def settings(quick: bool) -> list[Setting]:
-    """Vary one axis after the other, around 32 tasks, 1 second-order step, 28 pixels."""
+    """Vary one axis after the other.
+
+    The centre is 32 tasks, 1 second-order step, 28 pixels.
+    """
     tasks = [Setting(f"tasks-{n}", tasks=n) for n in (8, 16, 32, 64, 128, 256)]
     steps = [
         Setting(f"steps-{n}-{order}", inner=Inner(5, n, order == "second"))
@@ -51,7 +60,10 @@ def settings(quick: bool) -> list[Setting]:
 
 
 def measure(setting: Setting) -> tuple[Row, Row, Row]:
-    """Measure three steps after a warm-up step, and peak memory of process and tensors."""
+    """Measure three warm steps and peak memory.
+
+    The peaks are of the process and of tensors.
+    """
     with Contender(Step, setting) as contender:
         contender.seconds()
         times = [1e3 * contender.seconds() for _ in range(3)]

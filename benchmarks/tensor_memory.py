@@ -1,4 +1,4 @@
-"""Measure the most memory that tensors hold at once.
+"""Measure the peak memory of tensors.
 
 The result is exact, while the peak of a process depends on its allocator.
 """
@@ -11,7 +11,7 @@ from torch.profiler import profile
 
 
 def tensor_peak_mb(work: Callable[[], object]) -> float:
-    """Return the peak, in MB, of the tensors that ``work`` allocates, on any device."""
+    """Return the peak MB of tensors that ``work`` allocates."""
     with profile(profile_memory=True) as profiled:
         work()
     profiler: Any = profiled.profiler

@@ -1,1 +1,4 @@
-"""Draw pictures of one run from files and arrays; nothing here imports the report."""
+"""Draw one run's pictures from files and arrays.
+
+Nothing here imports the report.
+"""

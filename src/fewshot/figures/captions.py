@@ -1,4 +1,4 @@
-"""Describe a run's own figures in words, by the names of their files."""
+"""Describe a run's figures by their file names."""
 
 CAPTIONS = {
     "boundary": "Colours are classes in the proportions of their probabilities; white is taken for fake.",

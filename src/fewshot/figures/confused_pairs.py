@@ -1,7 +1,8 @@
-"""Count confusions between the classes of a split, over tasks of few classes.
+"""Count confusions between classes over tasks.
 
-Two classes can be confused only in tasks that hold both, and the number of these tasks is chance: so a confusion is
-the share of the queries of class a that were called b, among the queries in tasks with b.
+The classes are of a split, and each task has few. Two classes can be confused only in tasks that hold both, and the
+number of these tasks is chance: so a confusion is the share of the queries of class a that were called b, among the
+queries in tasks with b.
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,9 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ConfusedPairs:
-    """Hold the P ordered pairs of classes that met in a task.
+    """Hold the class pairs that met in tasks.
 
-    A class with itself is a pair too.
+    The P pairs are ordered. A class with itself is a pair too.
 
     Attributes:
         true, predicted: ``(P,)`` classes.
@@ -35,7 +36,9 @@ class ConfusedPairs:
 
     @classmethod
     def from_tasks(cls, classes: Integers, labels: Integers, predicted: Integers) -> "ConfusedPairs":
-        """Count the pairs of T tasks of N ways and M query images.
+        """Count the pairs of tasks.
+
+        T tasks have N ways and M query images.
 
         Args:
             classes: ``(T, N)``, which class has each label.
@@ -57,9 +60,10 @@ class ConfusedPairs:
             return self.called / self.queries
 
     def worst(self, most: int) -> list[int]:
-        """Return the ``most`` hardest classes: confused pairs first, then classes least often right.
+        """Return the ``most`` hardest classes.
 
-        So the two classes of a confusion stand side by side. Classes that are no more than ``most`` keep their order.
+        Confused pairs come first, then the classes least often right. So the two classes of a confusion stand side by
+        side. Classes that are no more than ``most`` keep their order.
         """
         own = self.true == self.predicted
         wrong = ~own & (self.called > 0)
@@ -72,12 +76,18 @@ class ConfusedPairs:
         return list(dict.fromkeys([*pairs.ravel().tolist(), *hardest.tolist()]))[:most]
 
     def matrix(self, classes: Sequence[int]) -> NDArray[np.float64]:
-        """Return shares ``(n, n)``, true classes in rows; nan where a pair never met."""
+        """Return the shares of confusions.
+
+        The shares are ``(n, n)``, true classes in rows; nan where a pair never met.
+        """
         shares = dict(zip(zip(self.true.tolist(), self.predicted.tolist(), strict=True), self.share, strict=True))
         return np.array([[shares.get((true, called), np.nan) for called in classes] for true in classes])
 
     def write(self, names: Sequence[str], file: Path) -> None:
-        """Write a CSV row for each class with itself and for each confusion."""
+        """Write class pairs as CSV rows.
+
+        There is a row for each class with itself and for each confusion.
+        """
         kept = (self.true == self.predicted) | (self.called > 0)
         pairs = zip(*(x[kept] for x in (self.true, self.predicted, self.queries, self.called, self.share)), strict=True)
         rows = ((names[true], names[predicted], *counts, f"{share:.6g}") for true, predicted, *counts, share in pairs)

@@ -1,4 +1,7 @@
-"""Write and draw confusion matrices: rows are true classes, columns predicted classes."""
+"""Write and draw confusion matrices.
+
+Rows are true classes, columns predicted classes.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -22,15 +25,19 @@ _LONGEST_NAME = 40  # characters
 
 
 def write_counts(counts: NDArray[np.int64], classes: Sequence[str], file: Path) -> None:
-    """Write ``counts`` ``(N, N)`` of true classes (rows) and predicted classes (columns) as CSV."""
+    """Write confusion counts as CSV.
+
+    Counts ``(N, N)`` have true classes as rows and predicted classes as columns.
+    """
     rows = ((name, *row.tolist()) for name, row in zip(classes, counts, strict=True))
     write_csv(file, ("true", *classes), rows)
 
 
 def draw_counts(counts: NDArray[np.int64], classes: Sequence[str], file: Path) -> None:
-    """Draw the shares of each true class, with counts where there is room.
+    """Draw the shares of each true class.
 
-    More than 60 classes are drawn without names; of more than 2,000 classes a line says that nothing is drawn.
+    Counts are added where there is room. More than 60 classes are drawn without names; of more than 2,000 classes a
+    line says that nothing is drawn.
     """
     if len(classes) > _MOST_CLASSES:
         file.unlink(missing_ok=True)  # of an earlier run
@@ -41,7 +48,10 @@ def draw_counts(counts: NDArray[np.int64], classes: Sequence[str], file: Path) -
 
 
 def draw_shares(shares: NDArray[np.floating], classes: Sequence[str], file: Path, title: str) -> None:
-    """Draw shares ``(N, N)`` in [0, 1]; an unknown share is nan."""
+    """Draw shares as a matrix.
+
+    The shares ``(N, N)`` are in [0, 1]; an unknown share is nan.
+    """
     _draw_matrix(shares, lambda row, column: f"{100 * shares[row, column]:.0f}", classes, file, title)
 
 

@@ -1,4 +1,7 @@
-"""Draw decision boundaries of few-shot classifiers of points in the unit square, side by side."""
+"""Draw decision boundaries side by side.
+
+The boundaries are of few-shot classifiers of points in the unit square.
+"""
 
 import io
 import math
@@ -46,7 +49,9 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def draw_decision_boundaries(files: Mapping[str, Path], target: Path) -> None:
-    """Draw files of ``DecisionBoundary``: a column for each run, a row for each task.
+    """Draw the decision boundaries in files.
+
+    The files are of ``DecisionBoundary``: a column for each run, a row for each task.
 
     Raises:
         UserError: a file cannot be read, or ``target`` cannot be written.
@@ -55,10 +60,11 @@ def draw_decision_boundaries(files: Mapping[str, Path], target: Path) -> None:
 
 
 def draw_boundary_panels(runs: Mapping[str, Arrays], target: Path) -> None:
-    """Draw a column for each run, a row for each of at most 8 tasks.
+    """Draw boundaries in columns and rows.
 
-    Each place of the square has the colours of the classes in the proportions of their probabilities, and is
-    whiter the less probable it is that a point there is real; without a fake outcome no place is white.
+    Columns are runs; rows are tasks, at most 8. Each place of the square has the colours of the classes in the
+    proportions of their probabilities, and is whiter the less probable it is that a point there is real; without a fake
+    outcome no place is white.
     """
     tasks = min(_MOST_TASKS, *(len(run["support_x"]) for run in runs.values()))
     figure = Figure(figsize=(_SIDE * len(runs), (_SIDE + 0.2) * tasks + 0.8), layout="constrained")
@@ -123,7 +129,7 @@ def _legend(runs: list[Arrays]) -> list[Artist]:
 
 
 def read_boundaries(file: Path, inside: Path) -> Arrays:
-    """Read a ``boundary.npz`` that lies in the folder ``inside``.
+    """Read a ``boundary.npz`` in the folder ``inside``.
 
     A file holds, for T tasks of N classes and a grid of G x G places (row y, column x), points in [0, 1]:
 
@@ -153,7 +159,10 @@ def read_boundaries(file: Path, inside: Path) -> Arrays:
 
 
 def _refuse_bombs(archive: ZipFile) -> None:
-    """Refuse arrays of more than 256 MB, or of more than the file says."""
+    """Refuse arrays that are too large.
+
+    The limits are 256 MB and the size that the file says.
+    """
     members = archive.infolist()
     if sum(member.file_size for member in members) > _MOST_BYTES:
         raise ValueError(f"more than {_MOST_BYTES // MEGABYTE} MB of arrays")
@@ -172,7 +181,7 @@ def _refuse_bombs(archive: ZipFile) -> None:
 
 
 def _problem(run: Arrays) -> str | None:
-    """Say which array does not fit the others; None where all fit."""
+    """Return which array does not fit, or None."""
     sizes = {"2": 2}
     for name, letters in _SHAPES.items():
         if name not in run:

@@ -47,7 +47,9 @@ class Embedded:
 
 
 def principal_components(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], float]:
-    """Return points ``(M, 2)`` of ``(M, D)`` features, and their share of the variance.
+    """Return two principal components of features.
+
+    Features ``(M, D)`` give points ``(M, 2)`` and their share of the variance.
 
     A component's largest entry is positive, so that a picture does not depend on the sign that the library chose.
     Features without any spread lie at 0; with one dimension, on a line.

@@ -1,4 +1,6 @@
-"""Draw images of episodes and generated images in rows and columns.
+"""Draw images in rows and columns.
+
+The images are of episodes, or generated.
 
 Images are ``(H, W)`` or ``(H, W, 1)`` grey, where 1 is ink and is drawn dark on white, or
 ``(H, W, 3)`` colour; values in [0, 1].
@@ -44,7 +46,9 @@ def task_sheet(
     target: Path,
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """Draw T test episodes: a column for each class, support images above query images.
+    """Draw the images of test episodes.
+
+    Each of T episodes has a column for each class, support images above query images.
 
     Below a query image stand the number of the predicted class and its probability, in green where the
     prediction is right, in red where the prediction is wrong. The title's accuracy is over all query images, of
@@ -97,10 +101,10 @@ def task_sheet(
 
 
 def image_rows(rows: Mapping[str, Images] | Sequence[Mapping[str, Images]], target: Path) -> None:
-    """Draw named rows of images, for example ``{"real": real, "generated": fake}``.
+    """Draw named rows of images.
 
-    Each value is ``(n, H, W[, 3])``. A list draws the rows of one task below the rows of another. At most 60 rows of
-    60 images are drawn.
+    An example is ``{"real": real, "generated": fake}``. Each value is ``(n, H, W[, 3])``. A list draws the rows of one
+    task below the rows of another. At most 60 rows of 60 images are drawn.
     """
     tasks = [rows] if isinstance(rows, Mapping) else list(rows)
     tasks = tasks[: max(1, _MAX_ROWS // max(map(len, tasks)))]
@@ -120,7 +124,10 @@ def image_rows(rows: Mapping[str, Images] | Sequence[Mapping[str, Images]], targ
 
 
 def _blocks(down: int, across: int, columns: int, rows: float) -> tuple[Figure, list[Axes]]:
-    """Make axes whose unit is one cell, with room for titles and names."""
+    """Make axes whose unit is one cell.
+
+    Titles and names have room.
+    """
     left = 0.35  # inches
     above = 0.5
     width = columns * _CELL
@@ -141,7 +148,7 @@ def _blocks(down: int, across: int, columns: int, rows: float) -> tuple[Figure, 
 
 
 def _draw_image(axes: Axes, image: Images, column: int, row: float, frame: str) -> None:
-    """Put one image into its cell, as large as its shape allows."""
+    """Draw one image as large as its cell allows."""
     image = np.asarray(image, dtype=np.float64).clip(0, 1)
     if image.ndim == 2 or image.shape[-1] == 1:
         image = np.repeat(1 - image.reshape(*image.shape[:2], 1), 3, axis=-1)

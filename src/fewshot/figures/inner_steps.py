@@ -1,4 +1,4 @@
-"""Draw accuracy and loss on query images against the number of inner steps."""
+"""Draw query accuracy and loss over inner steps."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -21,9 +21,9 @@ _USED = "#777777"
 
 @dataclass(frozen=True)
 class Point:
-    """Hold means over tasks after ``step`` steps, with the half-widths of their 95% t-intervals.
+    """Hold the means after ``step`` steps.
 
-    Each attribute is a column of the CSV.
+    The means are over tasks, with the half-widths of their 95% t-intervals. Each attribute is a column of the CSV.
     """
 
     step: int
@@ -47,7 +47,10 @@ class Curve:
 
     @classmethod
     def from_tasks(cls, steps: Sequence[int], accuracy: Floats, loss: Floats) -> "Curve":
-        """Average S numbers of steps over T tasks: ``accuracy (S, T)``, ``loss (S, T)``."""
+        """Average over T tasks at S step numbers.
+
+        ``accuracy`` and ``loss`` are ``(S, T)``.
+        """
         rows = zip(steps, accuracy, loss, strict=True)
         points = (Point(step, *interval(accuracies), *interval(losses)) for step, accuracies, losses in rows)
         return cls(tuple(points), accuracy.shape[1])
@@ -57,7 +60,10 @@ class Curve:
 
 
 def draw_inner_steps(curve: Curve, target: Path, used: int) -> None:
-    """Draw accuracy and loss with 95% intervals; a line marks the steps of the test."""
+    """Draw accuracy and loss with 95% intervals.
+
+    A line marks the steps of the test.
+    """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     steps, accuracy, accuracy_ci95, loss, loss_ci95 = np.array(list(map(astuple, curve.points))).T
     panels = figure.subplots(1, 2)

@@ -36,7 +36,9 @@ _FEW = 30  # fewer points than this are drawn as they are, with markers
 
 
 def learning_curves(metrics_csv: Path, target: Path) -> None:
-    """Draw training losses above, training and validation accuracy below, against training episodes.
+    """Draw losses and accuracies against training episodes.
+
+    Training losses are above, training and validation accuracy below.
 
     A third panel, where the run has generated images: how often D takes real ones for real and fakes for fake,
     and the spread of a task's fakes beside that of its real images.
@@ -98,20 +100,27 @@ def _curve(axes: Axes, points: Points, colour: str, label: str, raw: bool = True
 
 
 def _smooth(y: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Average over ``width`` (made odd) points around each point, over fewer at the two ends."""
+    """Return a centred moving mean.
+
+    The window is ``width`` points (made odd), fewer at the two ends.
+    """
     window = np.ones(2 * (width // 2) + 1)
     return np.convolve(y, window, "same") / np.convolve(np.ones_like(y), window, "same")
 
 
 def _is_uneven(y: NDArray[np.float64]) -> bool:
-    """Whether one early outburst would flatten everything else on a linear axis."""
+    """Return whether an outburst flattens the curve.
+
+    One early outburst would flatten everything else on a linear axis.
+    """
     return bool(y.min() > 0 and y.max() > 20 * np.median(y))
 
 
 def read_metrics(file: Path, x_name: str) -> tuple[dict[str, Points], str]:
-    """Read the finite values of every column with their x, and what x counts.
+    """Read the finite values of every column.
 
-    X counts ``x_name``, or steps in a file without ``x_name``.
+    Return also their x, and the name of the quantity that x counts. X counts ``x_name``, or steps in a file without
+    ``x_name``.
 
     Raises:
         UserError: the file cannot be read.
@@ -140,7 +149,10 @@ def read_metrics(file: Path, x_name: str) -> tuple[dict[str, Points], str]:
 
 
 def _read_columns(file: Path) -> dict[str, NDArray[np.float64]]:
-    """Read every named column ``(rows,)``; a cell without a number is nan."""
+    """Read every named column ``(rows,)``.
+
+    A cell without a number is nan.
+    """
     rows = csv.reader(io.StringIO(read_text(file, inside=file.parent, most=_MOST_BYTES), newline=None))
     try:
         places = {name: place for place, name in enumerate(next(rows, [])) if name}

@@ -15,7 +15,9 @@ _LONGEST_SIDE = 30_000  # pixels; the PNG writer takes fewer than 65,536
 
 
 def write_png(target: Path, figure: Figure, formulas: bool = False) -> None:
-    """Draw ``figure`` into the PNG file ``target``, as ``write_bytes`` does.
+    """Draw ``figure`` into a PNG file.
+
+    The file ``target`` is written as ``write_bytes`` does.
 
     Names are what people called their folders: a dollar sign in a name begins no formula, unless ``formulas`` is
     true, as the ticks of a logarithmic axis need. A figure beyond 40 megapixels has fewer pixels an inch.

@@ -1,4 +1,4 @@
-"""Choose the parameters of a network that an inner loop adapts.
+"""Choose the parameters that an inner loop adapts.
 
 - ``all``, ``head``, ``body``: the parameters of the whole classifier, of its last layer, of all other layers.
 - ``norm``: scales and shifts of the normalisation layers; ``bias``: all biases (BitFit, Ben Zaken et al. 2022);
@@ -25,9 +25,10 @@ Params = dict[str, Tensor]
 
 
 class AdaptedParameters(nn.Module):
-    """Name the adapted tensors and put adapted values into the network's parameters.
+    """Name the adapted tensors and merge their values.
 
-    Names are ``backbone.*`` and ``head.*``, as in the network; with LoRA also ``<weight>.A`` and ``<weight>.B``.
+    Adapted values take the place of the network's parameters. Names are ``backbone.*`` and ``head.*``, as in the
+    network; with LoRA also ``<weight>.A`` and ``<weight>.B``.
 
     Args:
         network: a classifier with a ``backbone`` and a ``head``; the object keeps no reference to the network.
@@ -61,7 +62,7 @@ class AdaptedParameters(nn.Module):
         self.low_rank.append(name)
 
     def initial(self, params: Params) -> Params:
-        """Return the adapted tensors at the start of a task; ``params`` are the network's parameters."""
+        """Return the initial adapted tensors from network parameters ``params``."""
         fast = {name: params[name] for name in self.whole}
         for name in self.low_rank:
             weight = params[name]
@@ -71,7 +72,7 @@ class AdaptedParameters(nn.Module):
         return fast
 
     def merge(self, params: Params, fast: Params) -> Params:
-        """Return the network's parameters with the adapted tensors ``fast`` in place."""
+        """Return the network's parameters with adapted tensors ``fast``."""
         replaced = {name: fast[name] for name in self.whole}
         for name in self.low_rank:
             replaced[name] = params[name] + (fast[f"{name}.B"] @ fast[f"{name}.A"]).view(params[name].shape)
@@ -94,5 +95,8 @@ def _adapts_whole(adapt: str, name: str, network: nn.Module) -> bool:
 
 
 def _buffer(name: str) -> str:
-    """Return the name of the buffer of A, which may have no dots."""
+    """Name the buffer of A without dots.
+
+    A buffer's name may have no dots.
+    """
     return name.replace(".", "/")

@@ -29,7 +29,7 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class Method(BatchNormProtocol):
-    """Train a few-shot method by meta-steps, and score it on test tasks.
+    """Train a few-shot method and score test tasks.
 
     Args:
         engine: runs the task axis and inner loops.
@@ -79,15 +79,18 @@ class Method(BatchNormProtocol):
 
     @property
     def adapted_parameters(self) -> int:
-        """Return how many numbers gradient descent adapts to a task; for MetaGAN, the host's count."""
+        """Count the numbers that adapt to a task.
+
+        For MetaGAN, return the count of the host.
+        """
         return sum(host.adapted_parameters for host in self.children() if isinstance(host, Method))
 
     @abstractmethod
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
-        """Adapt to the support set of one task (no task axis).
+        """Adapt to the support set of one task.
 
-        Everything learned that the prediction depends on belongs into ``Predictor.state``: the prediction may not
-        read parameters from ``self``.
+        The episode has no task axis. Everything learned that the prediction depends on belongs into
+        ``Predictor.state``: the prediction may not read parameters from ``self``.
 
         Args:
             episode: one task.
@@ -95,14 +98,16 @@ class Method(BatchNormProtocol):
         """
 
     def task_terms(self, episode: Episode) -> Terms:
-        """Return the scalars of one training task: ``objective`` is differentiated, the rest is logged.
+        """Return the scalars of one training task.
+
+        The scalar ``objective`` is differentiated; the other scalars are logged.
 
         A term that a task does not have is not-a-number, such as the accuracy of a task without labels.
         """
         return self.query_terms(self.fit_task(episode), episode)
 
     def query_terms(self, predict: Predictor, episode: Episode) -> Terms:
-        """Return loss, accuracy and objective of ``predict`` on the query images."""
+        """Return loss, accuracy and objective on query images."""
         prediction, statistics = self.predict_queries(predict, episode.query_x)
         loss = episode.if_labeled(self.query_loss(prediction.logits, episode.query_y))
         right = episode.if_labeled(accuracy(prediction.logits, episode.query_y), float("nan"))
@@ -113,11 +118,11 @@ class Method(BatchNormProtocol):
         return F.cross_entropy(logits, labels)
 
     def chunks(self, episodes: Episode) -> Iterator[Episode]:
-        """Split a batch into the pieces that the engine computes together."""
+        """Split a batch into pieces for the engine."""
         return self.engine.chunks(episodes, adapts=self.inner_steps > 0)
 
     def map_tasks(self, function: TaskFunction, episodes: Episode) -> Terms:
-        """Apply a function to every task and stack the outputs.
+        """Apply a function to tasks and stack outputs.
 
         DropBlock follows the key of each task.
         """
@@ -129,7 +134,7 @@ class Method(BatchNormProtocol):
         return self.engine.map_tasks(keyed, episodes)
 
     def prepare(self, episodes: Episode) -> None:
-        """Set the parameters that start from data, before the first step."""
+        """Set parameters from data before the first step."""
 
     # Training
 
@@ -189,7 +194,7 @@ class Method(BatchNormProtocol):
             )
 
     def on_train_start(self) -> None:
-        """Begin to watch for losses that are not finite."""
+        """Begin the watch for non-finite losses."""
         self._diverged_at = torch.tensor(-1, device=self.device)
 
     def _note_divergence(self, loss: Tensor, step: int) -> None:
@@ -211,7 +216,7 @@ class Method(BatchNormProtocol):
             )
 
     def on_validation_start(self) -> None:
-        """Stop after a loss that is not finite, else prepare BatchNorm."""
+        """Stop after a non-finite loss, else prepare BatchNorm."""
         self._raise_if_diverged()
         super().on_validation_start()
 
@@ -227,7 +232,7 @@ class Method(BatchNormProtocol):
         self._calibrate()
 
     def _log_window(self, every: Terms, step: int) -> None:
-        """Log means over the tasks since the last log.
+        """Log means over tasks since the last log.
 
         Between logs nothing is read from the device.
         """
@@ -255,7 +260,7 @@ class Method(BatchNormProtocol):
         return self.fit_task(episode)
 
     def logits(self, episodes: Episode) -> Tensor:
-        """Return the logits ``(B, N*Q, N)`` of the query images."""
+        """Return query logits ``(B, N*Q, N)``."""
         return torch.cat(list(self._logits(episodes)))
 
     def _logits(self, episodes: Episode) -> Iterator[Tensor]:
@@ -274,16 +279,18 @@ class Method(BatchNormProtocol):
             self.log(f"val/{name}", mean, prog_bar=name == "accuracy", batch_size=len(episodes))
 
     def test_step(self, episodes: Episode, batch_idx: int) -> dict[str, Any]:
-        """Return logits and scores of test tasks, for the callbacks."""
+        """Return logits and scores for the callbacks."""
         return self._evaluate(episodes) | {"episodes": episodes}
 
     def pictures(self, episode: Episode) -> dict[str, Tensor]:
-        """Return images that show the method on one task, by row label."""
+        """Return pictures of one task, by row label."""
         return {}
 
 
 def task_scores(logits: Tensor, labels: Tensor) -> Terms:
-    """Return accuracy and cross-entropy ``(B,)`` of the query images of each task.
+    """Return accuracy and cross-entropy ``(B,)`` of each task.
+
+    Both are over the query images of a task.
 
     Args:
         logits: ``(B, N*Q, N)``.
@@ -301,7 +308,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def clip_gradients(optimizer: Optimizer, norm: float | None, value: float | None) -> None:
-    """Clip all gradients of an optimiser by value, then by their joint norm."""
+    """Clip gradients by value, then by joint norm."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if value is not None:
         nn.utils.clip_grad_value_(params, value)

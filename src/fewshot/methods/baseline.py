@@ -1,4 +1,6 @@
-"""Pretrain on all classes and fit a new head to each task: Baseline and Baseline++.
+"""Train the methods Baseline and Baseline++.
+
+Pretrain on all classes, then fit a new head to each task.
 
 Chen, Liu, Kira, Wang, Huang, "A closer look at few-shot classification", ICLR 2019.
 
@@ -35,7 +37,9 @@ HEADS = {"linear": LinearHead, "cosine": CosineHead}
 
 
 class Baseline(Method):
-    """Train a classifier of all training classes, and fit a new head to each task.
+    """Pretrain a classifier, then fit heads to tasks.
+
+    The classifier has all training classes; each task has a new head.
 
     Args:
         backbone: images to features.
@@ -76,7 +80,9 @@ class Baseline(Method):
         self.frozen = adapt == "head"
 
     def setup(self, stage: str) -> None:
-        """Give the head one output for each training class of the data.
+        """Give the head an output for each class.
+
+        The classes are the training classes of the data.
 
         Raises:
             UserError: the data draws tasks, or the head has weights for another number of classes.
@@ -110,7 +116,10 @@ class Baseline(Method):
 
     @property
     def inner_steps(self) -> int:  # type: ignore[override]
-        """Return the inner steps: none in training, where minibatches share the weights."""
+        """Return the number of inner steps now.
+
+        In training the number is 0, since minibatches share the weights.
+        """
         return 0 if self.training else self.test_steps
 
     @property
@@ -124,7 +133,7 @@ class Baseline(Method):
         return dict(self.classifier.named_parameters()) | {f"head.{name}": value for name, value in head.items()}
 
     def task_terms(self, episode: Episode) -> Terms:
-        """Return the terms of one minibatch of the pretraining."""
+        """Return the terms of one pretraining minibatch."""
         predict = self.adapted_predictor(self.classifier, dict(self.classifier.named_parameters()), episode.support_x)
         return self.query_terms(predict, episode)
 

@@ -1,7 +1,7 @@
-"""Choose the statistics that normalise query images, and keep running averages over tasks.
+"""Choose the statistics that normalise query images.
 
-A forward pass cannot keep running averages under ``vmap``: the statistics of a pass become terms of the task, and the
-averages are updated once a meta-batch.
+Running averages are kept over tasks. A forward pass cannot keep running averages under ``vmap``: the statistics of a
+pass become terms of the task, and the averages are updated once a meta-batch.
 """
 
 from abc import ABC, abstractmethod
@@ -47,7 +47,10 @@ class BatchNormProtocol(pl.LightningModule, ABC):
         self.bn_estimated = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute, and refuse networks with layers that cannot see many tasks at once."""
+        """Set an attribute, and refuse unfit layers.
+
+        Layers are unfit if they cannot see many tasks at once.
+        """
         if isinstance(value, nn.Module):
             refuse_layers(value)
         super().__setattr__(name, value)
@@ -59,11 +62,11 @@ class BatchNormProtocol(pl.LightningModule, ABC):
 
     @abstractmethod
     def predictor(self, episode: Episode) -> Predictor:
-        """Return the predictor that is tested on an episode."""
+        """Return the predictor to test on an episode."""
 
     @abstractmethod
     def chunks(self, episodes: Episode) -> Iterator[Episode]:
-        """Split a batch into the pieces that the engine computes together."""
+        """Split a batch into pieces for the engine."""
 
     @property
     def bn(self) -> str:
@@ -78,16 +81,17 @@ class BatchNormProtocol(pl.LightningModule, ABC):
 
     @property
     def bn_protocol(self) -> str:
-        """Return ``bn``, or ``none`` for a network without batch norms."""
+        """Return ``bn``; ``none`` without batch norms."""
         return self.bn if batch_norms(self.network) else "none"
 
     def forward_queries(
         self, network: nn.Module, params: dict[str, Tensor], support_x: Tensor, x: Tensor, joint: bool = False
     ) -> Any:
-        """Apply ``network`` to query images ``x`` of one task, normalised as ``bn`` says.
+        """Apply ``network`` to query images of one task.
 
-        The output's last ``len(x)`` rows belong to ``x``. With ``joint``, or where the support set gives the
-        statistics, the rows of ``support_x`` come first, out of the same pass.
+        The images ``x`` are normalised as ``bn`` says. The output's last ``len(x)`` rows belong to ``x``. With
+        ``joint``, or where the support set gives the statistics, the rows of ``support_x`` come first, out of the same
+        pass.
         """
         source: Statistics | float = Statistics.BATCH
         if self.bn == "support" and batch_norms(network):
@@ -99,7 +103,7 @@ class BatchNormProtocol(pl.LightningModule, ABC):
             return functional_call(network, params, (torch.cat([support_x, x]) if joint else x,))
 
     def adapted_predictor(self, network: nn.Module, params: dict[str, Tensor], support_x: Tensor) -> Predictor:
-        """Return the predictor of a classifier at the parameters adapted to a task."""
+        """Return the predictor at parameters adapted to a task."""
 
         def predict(state: dict[str, Tensor], x: Tensor) -> Prediction:
             return Prediction(*(rows[-len(x) :] for rows in self.forward_queries(network, state, support_x, x)))
@@ -107,7 +111,7 @@ class BatchNormProtocol(pl.LightningModule, ABC):
         return Predictor(predict, params)
 
     def predict_queries(self, predict: Predictor, query_x: Tensor) -> tuple[Prediction, dict[str, Tensor]]:
-        """Return the prediction on query images and, in training, the statistics of the pass."""
+        """Predict query images; in training, also return statistics."""
         if not (self.training and (self.stores_statistics or self.bn == "running")):
             return predict(query_x), {}
         with recording(self.network) as recorded:
@@ -119,9 +123,9 @@ class BatchNormProtocol(pl.LightningModule, ABC):
         return prediction, terms
 
     def _update_statistics(self, every: dict[str, Tensor], tasks: int) -> None:
-        """Update running statistics by the mean over the meta-batch of all processes.
+        """Update running statistics by the meta-batch's mean.
 
-        The statistics ``(B, C)`` are taken out of ``every``.
+        The mean is over the tasks of all processes. The statistics ``(B, C)`` are taken out of ``every``.
         """
         for number, layer in enumerate(batch_norms(self.network)):
             if f"norm/{number}/mean" in every:
@@ -129,7 +133,10 @@ class BatchNormProtocol(pl.LightningModule, ABC):
                 layer.update(*(distributed.reduce_sum(pair) / tasks))
 
     def _calibrate(self) -> None:
-        """Estimate missing running averages from fixed training episodes under ``bn=running``, and note it."""
+        """Estimate missing running averages and record this.
+
+        Under ``bn=running``, fixed training episodes give the averages.
+        """
         layers = batch_norms(self.network)
         self.bn_estimated = self.bn == "running" and any(layer.updates == 0 for layer in layers)
         if not self.bn_estimated:

@@ -1,4 +1,7 @@
-"""Share what methods have in common that adapt a classifier of N outputs."""
+"""Share code between methods with N outputs.
+
+The methods adapt a classifier of N outputs.
+"""
 
 from torch import nn
 
@@ -34,7 +37,7 @@ class FixedWays(Method):
 
     @property
     def inner_steps(self) -> int:  # type: ignore[override]
-        """Return the number of inner steps of the present mode."""
+        """Return the inner steps of the present mode."""
         return self.steps if self.training else self.test_steps
 
     @property
@@ -42,7 +45,9 @@ class FixedWays(Method):
         return self.adapted.count(dict(self.classifier.named_parameters()))
 
     def refuse_other_ways(self, episode: Episode) -> None:
-        """Refuse a task with another number of classes than the classifier has outputs.
+        """Refuse a task with another number of classes.
+
+        The classifier has one output for each class.
 
         Raises:
             UserError: the numbers differ.

@@ -5,7 +5,9 @@ from torch import Tensor
 
 
 def real_logit(logits: Tensor, fake_logit: Tensor | float = 0.0) -> Tensor:
-    """Return the log-odds ``(M,)`` that inputs are real, under N classes and a fake outcome.
+    """Return the log-odds that inputs are real.
+
+    The output is ``(M,)``; the outcomes are N classes and one fake outcome.
 
     With logits ``l`` ``(M, N)`` and the fake logit ``f``: p(k) = e^{l_k} / (e^f + sum_i e^{l_i}), so
     p(real) / p(fake) = sum_i e^{l_i} / e^f (Salimans et al. 2016; Zhang et al. 2018, MetaGAN).
@@ -24,8 +26,9 @@ def fake_loss(real: Tensor) -> Tensor:
 
 
 def feature_matching(real: Tensor, fake: Tensor) -> Tensor:
-    """Return the squared difference of mean features of real and generated images.
+    """Return the squared difference of mean features.
 
-    Averaged over the D features of ``(M, D)`` and ``(M', D)`` (Salimans et al. 2016).
+    The features are of real and of generated images. Averaged over the D features of ``(M, D)`` and ``(M', D)``
+    (Salimans et al. 2016).
     """
     return (real.mean(0) - fake.mean(0)).square().mean()

@@ -14,15 +14,19 @@ from fewshot.methods.metagan import MetaGAN
 
 
 def adapting_method(method: Method) -> Method | None:
-    """Return the method that adapts at test: ``method``, the host of a MetaGAN, or None."""
+    """Return the method that adapts at test.
+
+    This is ``method``, the host of a MetaGAN, or None.
+    """
     host = method.host if isinstance(method, MetaGAN) else method
     return host if host.test_steps else None
 
 
 def logits_by_step(method: Method, episodes: Episode, steps: Sequence[int]) -> Tensor:
-    """Return the logits after each of S increasing numbers of inner steps.
+    """Return logits after each number of steps.
 
-    Output: ``(B, S, N*Q, N)``. A task is fit once, to the last number: every fit goes on from the fit before.
+    The S numbers of inner steps increase. Output: ``(B, S, N*Q, N)``. A task is fit once, to the last number: every fit
+    goes on from the fit before.
     """
     host = adapting_method(method)
     assert host is not None
@@ -45,9 +49,9 @@ def logits_by_step(method: Method, episodes: Episode, steps: Sequence[int]) -> T
 
 
 class _ContinuedDescent(Engine):
-    """Begin each descent of one task where the last descent ended.
+    """Continue each descent from the last descent.
 
-    The descents differ in the number of steps only, which does not fall.
+    All descents are of one task. The descents differ in the number of steps only, which does not fall.
     """
 
     def __init__(self, engine: Engine) -> None:

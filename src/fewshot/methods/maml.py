@@ -33,7 +33,9 @@ from fewshot.networks.norm_layers import Statistics, normalising
 
 
 class MAML(FixedWays):
-    """Train a network that a few gradient steps adapt to a task.
+    """Train a network that a few steps adapt.
+
+    The steps are gradient steps on the support set of a task.
 
     Args:
         backbone: images to features.

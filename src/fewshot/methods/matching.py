@@ -28,14 +28,19 @@ from fewshot.networks import Backbone, FullContext, Prediction
 
 
 def class_logits(similarities: Tensor, labels: Tensor, ways: int) -> Tensor:
-    """Return the logsumexp ``(M, N)`` over each class of similarities ``(M, N*K)``."""
+    """Return the logsumexp over each class.
+
+    The similarities are ``(M, N*K)``, the output is ``(M, N)``.
+    """
     member = F.one_hot(labels, ways) > 0
     # ``where``, as ``vmap`` takes no masks.
     return torch.where(member, similarities[..., None], -torch.inf).logsumexp(1)
 
 
 class MatchingNet(Method):
-    """Train an embedding that makes a query similar to the support images of its class.
+    """Train an embedding that matches queries to classes.
+
+    A query becomes similar to the support images of its class.
 
     Args:
         backbone: images to embeddings.

@@ -1,4 +1,4 @@
-"""Train MetaGAN: a few-shot classifier against a generator of images of the same task.
+"""Train MetaGAN: a classifier against a generator.
 
 Zhang, Che, Ghahramani, Bengio, Song, "MetaGAN: an adversarial approach to few-shot learning", NeurIPS 2018.
 
@@ -42,7 +42,9 @@ GENERATOR_LOSSES = ("nonsaturating", "feature_matching")
 
 
 class MetaGAN(Method):
-    """Train a host, any few-shot classifier, against a generator of images of the same task.
+    """Train a host classifier against a generator.
+
+    The host is any few-shot classifier; the generator makes images of the same task.
 
     Args:
         host: the few-shot classifier, with an optimiser, schedule, clipping and engine of its own.
@@ -126,7 +128,7 @@ class MetaGAN(Method):
 
     @property
     def inner_steps(self) -> int:  # type: ignore[override]
-        """Return the number of the host's inner steps in the present mode."""
+        """Return the number of the host's inner steps."""
         return self.host.inner_steps
 
     @property
@@ -138,7 +140,9 @@ class MetaGAN(Method):
         return self.host.features
 
     def generate(self, episode: Episode, number: int | None, stream: int) -> Tensor:
-        """Generate images ``(number, C, H, W)`` of one task, normalised like real images.
+        """Generate images of one task.
+
+        The images ``(number, C, H, W)`` are normalised like real images.
 
         Args:
             episode: the task, whose key decides the noise.
@@ -151,7 +155,7 @@ class MetaGAN(Method):
         return (ink - self.mean) / self.std
 
     def real_log_odds(self, prediction: Prediction) -> Tensor:
-        """Return the log-odds ``(M,)`` that the inputs are real."""
+        """Return the log-odds ``(M,)`` of real inputs."""
         fake = self.fake_head(prediction.features).squeeze(-1) if self.fake_head is not None else 0.0
         return real_logit(prediction.logits, fake)
 
@@ -171,7 +175,10 @@ class MetaGAN(Method):
         return self.host.fit_task(episode, terms)
 
     def task_terms(self, episode: Episode) -> Terms:
-        """Return the losses of D and G on one task (eq. 5 to 7)."""
+        """Return the losses of D and G.
+
+        The losses are for one task (eq. 5 to 7).
+        """
         predict = self.fit_task(episode)
         prediction, statistics = self.host.predict_queries(predict, episode.query_x)
         unlabeled = episode.unlabeled_x if episode.unlabeled_query_x is None else episode.unlabeled_query_x
@@ -204,7 +211,7 @@ class MetaGAN(Method):
         )
 
     def _real_log_odds_of_constant_critic(self, prediction: Prediction) -> Tensor:
-        """Return the log-odds without a gradient of the learned fake logit."""
+        """Return log-odds without gradient of the fake logit."""
         if self.fake_head is None:
             return real_logit(prediction.logits)
         weight = self.fake_head.weight.detach()
@@ -212,10 +219,10 @@ class MetaGAN(Method):
         return real_logit(prediction.logits, F.linear(prediction.features, weight, bias).squeeze(-1))
 
     def prepare(self, episodes: Episode) -> None:
-        """Start a learned fake logit at the mean log-sum-exp of the logits.
+        """Set the first value of the fake logit.
 
-        There p(real) is about a half. Negative distances lie far from 0, where one of the two terms would have no
-        gradient and the other term the largest.
+        A learned fake logit starts at the mean log-sum-exp of the logits. There p(real) is about a half. Negative
+        distances lie far from 0, where one of the two terms would have no gradient and the other term the largest.
         """
         if self.fake_head is not None:
             with torch.no_grad():
@@ -224,7 +231,10 @@ class MetaGAN(Method):
                 self.fake_head.bias.copy_(distributed.reduce_sum(reals.sum()) / distributed.reduce_sum(count))
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """Make the optimisers of D and of G with the encoder."""
+        """Make the optimisers of D and G.
+
+        The optimiser of G also trains the encoder.
+        """
         assert self.make_optimizer is not None
         critic = self.host.configure_optimizers()[0]
         if self.fake_head is not None:
@@ -237,7 +247,10 @@ class MetaGAN(Method):
         return [self.host.schedule, self.schedule]
 
     def update(self, optimizers: list[Any], step: int) -> None:
-        """Step D as the host does, and G every ``generator_every`` steps."""
+        """Update D, and G every ``generator_every`` steps.
+
+        D is updated as the host is.
+        """
         critic, generator = optimizers
         self.host.update([critic], step)
         if self.generator_every and step % self.generator_every == 0:
@@ -245,19 +258,22 @@ class MetaGAN(Method):
             generator.optimizer.step()  # not counted: a step is a meta-batch
 
     def pictures(self, episode: Episode) -> dict[str, Tensor]:
-        """Return support images of one task and generated images, in [0, 1]."""
+        """Return support and generated images in [0, 1]."""
         with torch.no_grad():
             fakes = self.generate(episode, self.outer_fakes, TaskStream.OUTER_FAKES)
         return {name: x * self.std + self.mean for name, x in (("real", episode.support_x), ("generated", fakes))}
 
 
 def pixel_variance(x: Tensor) -> Tensor:
-    """Return the mean over pixels of the variance of images ``(M, C, H, W)``."""
+    """Return the variance of images, averaged over pixels.
+
+    Images are ``(M, C, H, W)``; the variance is over M.
+    """
     return (x - x.mean(0)).square().mean()
 
 
 def _start_at_zero(layer: nn.Linear) -> nn.Linear:
-    """Set a layer to 0, so that the fake logit starts as a constant."""
+    """Set a layer to 0, for a constant logit."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,4 +1,6 @@
-"""Train on all pairs of a task's images, in place of queries and prototypes.
+"""Train on all pairs of a task's images.
+
+The pairs replace queries and prototypes.
 
 Sohn, "Improved deep metric learning with multi-class N-pair loss objective", NIPS 2016 (``loss=n_pair``).
 Laenen, Bertinetto, "On episodes, prototypical networks, and few-shot learning", NeurIPS 2021 (``loss=nca``, after
@@ -30,7 +32,10 @@ from fewshot.networks import Backbone, Prediction
 
 
 def n_pair(similarities: Tensor, labels: Tensor) -> Tensor:
-    """Return the N-pair loss of similarities ``(M, M)`` and labels ``(M,)``."""
+    """Return the N-pair loss.
+
+    The similarities are ``(M, M)``, the labels ``(M,)``.
+    """
     same, itself = _same_class_and_same_image(labels)
     others = torch.where(same, -torch.inf, similarities).logsumexp(1, keepdim=True)
     pair = same & ~itself
@@ -38,14 +43,17 @@ def n_pair(similarities: Tensor, labels: Tensor) -> Tensor:
 
 
 def nca(similarities: Tensor, labels: Tensor) -> Tensor:
-    """Return the NCA loss of similarities ``(M, M)`` and labels ``(M,)``."""
+    """Return the NCA loss.
+
+    The similarities are ``(M, M)``, the labels ``(M,)``.
+    """
     same, itself = _same_class_and_same_image(labels)
     positives = torch.where(same & ~itself, similarities, -torch.inf).logsumexp(1)
     return (torch.where(itself, -torch.inf, similarities).logsumexp(1) - positives).mean()
 
 
 def _same_class_and_same_image(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return masks ``(M, M)`` of pairs of one class and of equal images."""
+    """Return ``(M, M)`` masks of equal classes and images."""
     number = torch.arange(len(labels), device=labels.device)
     return labels[:, None] == labels, number[:, None] == number
 
@@ -71,7 +79,10 @@ class NPair(ProtoNet):
         self.loss = LOSSES[loss]
 
     def task_terms(self, episode: Episode) -> Terms:
-        """Return the loss over all images of the task, and the accuracy of its prototypes."""
+        """Return the loss and the accuracy of prototypes.
+
+        The loss is over all images of the task.
+        """
         shots = len(episode.support_x)
         labels = torch.cat([episode.support_y, episode.query_y])
 

@@ -1,4 +1,7 @@
-"""Classify by the nearest neighbour in raw pixels, the floor for learned methods."""
+"""Classify by the nearest neighbour in raw pixels.
+
+The accuracy is the floor for learned methods.
+"""
 
 from typing import Any
 
@@ -14,9 +17,9 @@ from fewshot.networks import Prediction
 
 
 class NearestNeighbour(Method):
-    """Give a query the class of the nearest support image; nothing is learned.
+    """Give a query its nearest support image's class.
 
-    The logit of a class is minus the squared Euclidean distance to its nearest support image.
+    Nothing is learned. The logit of a class is minus the squared Euclidean distance to its nearest support image.
     """
 
     def __init__(self, **base: Any) -> None:

@@ -1,4 +1,7 @@
-"""Hold the result of fitting a task, apart from the method."""
+"""Hold the result of fitting a task.
+
+The result is separate from the method.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +13,10 @@ from fewshot.networks import Prediction
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predict logits ``(M, N)`` and features of images ``(M, C, H, W)``.
+    """Predict logits and features of images.
 
-    ``state`` holds every tensor that the prediction depends on, so that ``detach`` makes all of them constants.
+    Images ``(M, C, H, W)`` have logits ``(M, N)``. ``state`` holds every tensor that the prediction depends on, so that
+    ``detach`` makes all of them constants.
     """
 
     function: Callable[[dict[str, Tensor], Tensor], Prediction]
@@ -22,7 +26,10 @@ class Predictor:
         return self.function(self.state, x)
 
     def detach(self) -> "Predictor":
-        """Return the same predictor as a constant: gradients pass to the images only."""
+        """Return the predictor with a constant state.
+
+        Gradients pass to the images only.
+        """
         return Predictor(self.function, {name: value.detach() for name, value in self.state.items()})
 
 

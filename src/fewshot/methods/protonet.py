@@ -30,18 +30,26 @@ DISTANCES = ("euclidean", "cosine")
 
 
 def prototypes(features: Tensor, labels: Tensor, ways: int) -> Tensor:
-    """Return the class means ``(N, D)`` of support features ``(N*K, D)`` (eq. 1)."""
+    """Return the mean features of each class.
+
+    Support features ``(N*K, D)`` give means ``(N, D)`` (eq. 1).
+    """
     membership = F.one_hot(labels, ways).to(features)  # a product, as vmap takes no masks
     return (membership.T @ features) / membership.sum(0)[:, None]
 
 
 def squared_distances(x: Tensor, centres: Tensor) -> Tensor:
-    """Return the squared Euclidean distances ``(M, N)`` of ``(M, D)`` and ``(N, D)``."""
+    """Return squared Euclidean distances.
+
+    Features ``(M, D)`` and centres ``(N, D)`` give ``(M, N)``.
+    """
     return x.square().sum(1, keepdim=True) - 2 * x @ centres.T + centres.square().sum(1)
 
 
 class ProtoNet(Method):
-    """Train an embedding in which images lie around the means of their classes.
+    """Train an embedding that clusters images by class.
+
+    The images of a class lie around the mean of the class.
 
     Args:
         backbone: maps images to embeddings.
@@ -106,7 +114,10 @@ class ProtoNet(Method):
         return Predictor(predict, dict(self.named_parameters()))
 
     def similarities(self, state: dict[str, Tensor], x: Tensor, centres: Tensor) -> Tensor:
-        """Return the logits ``(M, N)`` of features ``(M, D)`` for centres ``(N, D)`` (eq. 2)."""
+        """Return the logits of features for centres.
+
+        Features are ``(M, D)``, centres ``(N, D)``, logits ``(M, N)`` (eq. 2).
+        """
         if "log_scale" in state:
             return state["log_scale"].exp() * F.normalize(x) @ F.normalize(centres).T
         return -self.scale * squared_distances(x, centres)

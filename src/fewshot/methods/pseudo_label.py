@@ -1,4 +1,6 @@
-"""Train the inner loop on pseudo-labels of unlabelled images, after FixMatch.
+"""Train inner loops on pseudo-labels, after FixMatch.
+
+The pseudo-labels are of unlabelled images.
 
 Sohn et al., "FixMatch: simplifying semi-supervised learning with consistency and confidence", NeurIPS 2020.
 
@@ -55,7 +57,7 @@ class PseudoLabels:
         self.strong = strong
 
     def __call__(self, episode: Episode) -> ExtraLoss:
-        """Return the term for the unlabelled images of one task.
+        """Return the term for the unlabelled images.
 
         Raises:
             UserError: the task has no unlabelled images.

@@ -32,7 +32,7 @@ LOSSES = ("mse", "cross_entropy")
 
 
 class RelationNet(Method):
-    """Train a network that compares a query with a class.
+    """Train a network that compares queries with classes.
 
     Args:
         backbone: maps images to flattened feature maps.
@@ -58,7 +58,10 @@ class RelationNet(Method):
         return self.relation.backbone.features
 
     def query_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the squared error of sigmoid scores (eq. 2), or the cross-entropy."""
+        """Return the loss of the query images.
+
+        The loss is the squared error of sigmoid scores (eq. 2), or the cross-entropy.
+        """
         if self.loss == "cross_entropy":
             return super().query_loss(logits, labels)
         return F.mse_loss(logits.sigmoid(), F.one_hot(labels, logits.shape[1]).to(logits))

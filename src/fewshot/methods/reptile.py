@@ -30,7 +30,7 @@ from fewshot.networks.norm_layers import Statistics, normalising
 
 
 class Reptile(FixedWays):
-    """Train a network by moving its weights towards the weights adapted to each task.
+    """Train a network towards the weights adapted to tasks.
 
     Args:
         backbone: images to features.
@@ -69,7 +69,10 @@ class Reptile(FixedWays):
         self.adapted = AdaptedParameters(self.classifier, adapt, rank)
 
     def task_terms(self, episode: Episode) -> Terms:
-        """Return an objective with gradient theta - phi, and query terms at phi."""
+        """Return the terms of one task.
+
+        The objective has the gradient theta - phi; the query terms are computed at phi.
+        """
         predict = self.fit_task(episode).detach()
         terms = self.query_terms(predict, episode)
         away = [

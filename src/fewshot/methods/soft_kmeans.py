@@ -47,9 +47,9 @@ class SoftKMeans(nn.Module):
 
 
 class MaskedSoftKMeans(nn.Module):
-    """Refine prototypes by one step in which each class masks far images.
+    """Refine prototypes by one step with masks.
 
-    Shapes are as for ``SoftKMeans``.
+    Each class masks far images. Shapes are as for ``SoftKMeans``.
 
     Args:
         hidden: units of the MLP.
@@ -70,7 +70,10 @@ class MaskedSoftKMeans(nn.Module):
         return _weighted_means(prototypes, counts, unlabeled, weights)
 
     def mask(self, distances: Tensor) -> Tensor:
-        """Return the mask m ``(U, N)`` in (0, 1) of distances ``(U, N)``."""
+        """Return the mask m in (0, 1).
+
+        The mask and the distances are ``(U, N)``.
+        """
         mean = distances.mean(0)
         relative = distances / torch.where(mean > 0, mean, 1.0)
         beta, gamma = self.mlp(distance_statistics(relative).detach()).exp().unbind(1)
@@ -78,9 +81,10 @@ class MaskedSoftKMeans(nn.Module):
 
 
 def distance_statistics(x: Tensor) -> Tensor:
-    """Return minimum, maximum, variance, skewness and excess kurtosis ``(N, 5)`` over rows.
+    """Return five statistics of distances.
 
-    The rows ``(U, N)`` are the population, not a sample. Equal rows have skewness 0.
+    Minimum, maximum, variance, skewness and excess kurtosis over rows are ``(N, 5)``. The rows ``(U, N)`` are the
+    population, not a sample. Equal rows have skewness 0.
     """
     variance, mean = torch.var_mean(x, 0, correction=0)
     standard = (x - mean) / torch.where(variance > 0, variance, 1.0).sqrt()
@@ -90,6 +94,9 @@ def distance_statistics(x: Tensor) -> Tensor:
 
 
 def _weighted_means(prototypes: Tensor, counts: Tensor, unlabeled: Tensor, weights: Tensor) -> Tensor:
-    """Return class means of support images and weighted unlabelled images."""
+    """Return weighted means of each class.
+
+    The means are over support images and weighted unlabelled images.
+    """
     total = counts[:, None] * prototypes + weights.T @ unlabeled
     return total / (counts + weights.sum(0))[:, None]

@@ -1,4 +1,4 @@
-"""Collect backbones, norms, heads, and MetaGAN's generator and task encoder."""
+"""Collect backbones, norms, heads and MetaGAN's networks."""
 
 from fewshot.networks.backbone import Backbone, conv4, mlp
 from fewshot.networks.class_head import ClassHead, CosineHead, LinearHead

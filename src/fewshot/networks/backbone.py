@@ -1,4 +1,4 @@
-"""Build the backbones of the MAML and prototypical network papers."""
+"""Build backbones of MAML and prototypical networks."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Backbone(nn.Module):
-    """Map images ``(M, C, H, W)`` to features ``(M, features)``.
+    """Map images to features.
+
+    Images are ``(M, C, H, W)``, features ``(M, features)``.
 
     Args:
         features: the number of features.
@@ -36,7 +38,7 @@ class Backbone(nn.Module):
 
 
 class MeanOverSpace(nn.Module):
-    """Average ``(M, C, H, W)`` over space, to ``(M, C)``."""
+    """Average features ``(M, C, H, W)`` over space."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the means."""
@@ -97,7 +99,10 @@ def conv4(
 
 
 def mlp(channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 64), norm: str = "batch") -> Backbone:
-    """Build the fully connected network of Finn et al. 2017: linear, norm, ReLU."""
+    """Build the fully connected network of MAML.
+
+    A layer is linear, norm and ReLU (Finn et al. 2017).
+    """
     layers: list[nn.Module] = [nn.Flatten()]
     before = channels * image_size**2
     for width in widths:
@@ -107,7 +112,7 @@ def mlp(channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 6
 
 
 def xavier(module: Network) -> Network:
-    """Set Xavier-uniform (Glorot-uniform) weights and zero biases, as the MAML code."""
+    """Set Xavier-uniform weights and zero biases (MAML code)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
@@ -117,9 +122,10 @@ def xavier(module: Network) -> Network:
 
 
 def kaiming(module: Network, slope: float = 0.0) -> Network:
-    """Set normal convolution weights and zero biases (He et al. 2015).
+    """Set normal convolution weights and zero biases.
 
-    The variance is the one that (leaky) ReLUs keep in the backward pass.
+    The initialisation is that of He et al. (2015). The variance is the one that (leaky) ReLUs keep in the backward
+    pass.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

@@ -1,4 +1,6 @@
-"""Normalise by batch statistics, right and fast under second-order gradients and ``vmap``.
+"""Normalise by batch statistics under second-order gradients.
+
+The derivatives are right and fast, also under ``vmap``.
 
 torch's own second derivative of it is a long chain of passes over memory, and under ``vmap`` its scale and
 shift give wrong ones (torch 2.13). Here both derivatives are written out, scale and shift included:
@@ -24,7 +26,9 @@ _MANY_NUMBERS = 500_000
 
 
 def batch_normalise(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise images by their own statistics, then scale and shift.
+    """Normalise images, then scale and shift.
+
+    The statistics are the images' own.
 
     Args:
         x: images ``(M, C, ...)``.
@@ -39,7 +43,10 @@ def batch_normalise(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor
 
 
 class _Axes:
-    """Locate samples and channels in ``(M, C, ...)``, or ``(T, M, C, ...)`` with tasks."""
+    """Locate samples and channels in a tensor.
+
+    The tensor is ``(M, C, ...)``, or ``(T, M, C, ...)`` with tasks.
+    """
 
     def __init__(self, x: Tensor, tasks: bool) -> None:
         channel = 1 + tasks
@@ -52,9 +59,9 @@ class _Axes:
         return x.sum(self.over)
 
     def combine(self, constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
-        """Return ``constant + sum(x * weight)`` over images and weights.
+        """Return ``constant + sum(x * weight)``.
 
-        Constant and weights are ``(C,)``, or ``(T, C)`` with tasks.
+        The sum is over images and weights. Constant and weights are ``(C,)``, or ``(T, C)`` with tasks.
         """
         result = constant.reshape(self.shape)
         for x, weight in terms:
@@ -106,7 +113,9 @@ class _Normalise(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """Compute ``w r (g - mean(g) - y mean(g y))``, ``sum(g y)`` and ``sum(g)``.
+    """Compute the gradients of a batch norm.
+
+    The gradients are ``w r (g - mean(g) - y mean(g y))``, ``sum(g y)`` and ``sum(g)``.
 
     The gradient of these includes the dependence of ``mean`` and ``r`` on ``x``, which autograd takes for constants.
     """

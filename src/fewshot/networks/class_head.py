@@ -1,4 +1,7 @@
-"""Classify the training classes, and start anew for the classes of a task."""
+"""Classify training classes or classes of a task.
+
+A head starts anew for the classes of a task.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -32,14 +35,17 @@ class ClassHead(nn.Module, ABC):
         return len(self.weight)
 
     def resize(self, classes: int) -> None:
-        """Start anew with another number of classes, before an optimiser holds the parameters."""
+        """Start anew with another number of classes.
+
+        Call this before an optimiser holds the parameters.
+        """
         if classes != self.classes:
             self.weight = Parameter(self.weight.new_empty(classes, self.features))
             nn.init.uniform_(self.weight, -(self.features**-0.5), self.features**-0.5)  # like nn.Linear
 
     @abstractmethod
     def task_parameters(self, features: Tensor, labels: Tensor, ways: int) -> Params:
-        """Return the first parameters for the N classes of a task.
+        """Return the first parameters for a task.
 
         Args:
             features: of the support images, ``(N*K, D)``.
@@ -49,7 +55,7 @@ class ClassHead(nn.Module, ABC):
 
 
 class LinearHead(ClassHead):
-    """Map features affinely, from 0 at the start of a task."""
+    """Map features affinely, from 0 for each task."""
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
@@ -70,7 +76,9 @@ class LinearHead(ClassHead):
 
 
 class CosineHead(ClassHead):
-    """Multiply the cosine to each class vector by a learned scale, first 10.
+    """Scale the cosine to each class vector.
+
+    The scale is learned and starts at 10.
 
     For a task these vectors start at the class means of the normalised features (imprinting, Qi et al. 2018), since
     a cosine has no gradient at 0; the scale starts at its trained value.
@@ -85,7 +93,10 @@ class CosineHead(ClassHead):
         return self.log_scale.exp() * F.normalize(features) @ F.normalize(self.weight).T
 
     def task_parameters(self, features: Tensor, labels: Tensor, ways: int) -> Params:
-        """Return the class means of the normalised features, and the trained scale."""
+        """Return class means and the trained scale.
+
+        The means are of the normalised features.
+        """
         member = F.one_hot(labels, ways).to(features)
         means = (member.T @ F.normalize(features)) / member.sum(0)[:, None]
         return {"weight": means, "log_scale": self.log_scale}

@@ -9,7 +9,7 @@ from fewshot.networks.backbone import Backbone
 
 
 class Prediction(NamedTuple):
-    """Hold logits ``(M, N)`` and their features ``(M, D)``."""
+    """Hold logits ``(M, N)`` and features ``(M, D)``."""
 
     logits: Tensor
     features: Tensor
@@ -19,15 +19,19 @@ HeadInit = Callable[[Tensor], object]
 
 
 def near_zero(weight: Tensor) -> None:
-    """Fill a weight with standard deviation 0.01, as the MAML code's fully connected layers.
+    """Fill a weight with values near zero.
 
-    Labels are exchangeable, so before adaptation no class should be likelier than another.
+    The standard deviation is 0.01, as in the fully connected layers of the MAML code. Labels are exchangeable, so
+    before adaptation no class should be likelier than another.
     """
     nn.init.normal_(weight, std=0.01)
 
 
 class Classifier(nn.Module):
-    """Map images to features by ``backbone``, and features to logits by ``head``."""
+    """Map images to features, then to logits.
+
+    ``backbone`` gives the features, ``head`` the logits.
+    """
 
     def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Convolve with weights of each task's own, fast under second-order gradients.
+"""Convolve with different weights for each task.
+
+The convolution is fast under second-order gradients.
 
 Under ``torch.func.vmap`` tasks bring weights of their own. A grouped convolution would serve, slowly: here
 images become rows of patches, and all tasks go through one batched matrix product. Where the library's own
@@ -31,7 +33,9 @@ _MANY_ROWS = 500
 
 
 class Conv2d(nn.Conv2d):
-    """Convolve as ``nn.Conv2d``, with zero padding and neither dilation nor groups.
+    """Convolve as ``nn.Conv2d``, with fewer settings.
+
+    Padding is by zeros; there are neither dilation nor groups.
 
     Raises:
         ValueError: other settings of ``nn.Conv2d``.
@@ -46,7 +50,10 @@ class Conv2d(nn.Conv2d):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs ``(M, O, H', W')`` of images ``(M, C, H, W)``."""
+        """Return the convolved images.
+
+        Images ``(M, C, H, W)`` give outputs ``(M, O, H', W')``.
+        """
         few = x.shape[-3] < _FEW_SHARED and not x.is_cuda
         convolve = _product if few else _convolution
         w: Tensor = self.weight
@@ -75,7 +82,10 @@ def _product(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
 
 
 def _convolution(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """Convolve by the library's kernels, for shared weights or large tasks."""
+    """Convolve by the library's kernels.
+
+    The kernels serve shared weights and large tasks.
+    """
     outputs: Tensor = _Bilinear.apply("outputs", _Convolution(stride, padding, x.shape, w.shape), x, w)
     return outputs
 
@@ -102,7 +112,7 @@ class _Product:
         return rows @ filters.mT
 
     def of_tasks(self, info: Any, dims: Sequence[int | None], rows: Tensor, filters: Tensor) -> Tensor:
-        """Return ``outputs`` where rows or filters have an axis of tasks."""
+        """Return ``outputs`` for rows or filters of tasks."""
         outputs: Tensor
         if dims[1] is None:
             rows = rows.movedim(dims[0] or 0, 0)
@@ -140,7 +150,7 @@ class _Convolution:
         return torch.conv2d(_nhwc(x), _nhwc(w), None, self.stride, self.padding)
 
     def of_tasks(self, info: Any, dims: Sequence[int | None], x: Tensor, w: Tensor) -> Tensor:
-        """Return ``outputs`` where images or weights have an axis of tasks."""
+        """Return ``outputs`` for images or weights of tasks."""
         if dims[1] is None:  # shared weights: one pass for all tasks
             x = x.movedim(dims[0] or 0, 0)
             outputs: Tensor = _convolution(x.flatten(0, 1), w, self.stride, self.padding).unflatten(0, x.shape[:2])
@@ -204,7 +214,7 @@ def _nhwc(x: Tensor) -> Tensor:
 
 
 class _Patches(torch.autograd.Function):
-    """Cut images into the patch that each output depends on.
+    """Cut images into one patch for each output.
 
     Input: ``(..., n, C, H, W)``. Output: ``(..., n, H', W', h w C)``.
     """
@@ -235,7 +245,7 @@ class _Patches(torch.autograd.Function):
 
 
 class _Fold(torch.autograd.Function):
-    """Sum patches into images of ``shape``: the transpose of ``_Patches``."""
+    """Sum patches into images: the transpose of ``_Patches``."""
 
     @staticmethod
     def forward(rows: Tensor, size: Pair, stride: Pair, padding: Pair, shape: Shape) -> Tensor:
@@ -268,7 +278,10 @@ class _Fold(torch.autograd.Function):
 
 
 def _padded(x: Tensor, padding: Pair) -> Tensor:
-    """Surround ``(n, H, W, C)`` by zeros; ``F.pad`` would fill everything with zeros first."""
+    """Surround images by zeros.
+
+    Images are ``(n, H, W, C)``. ``F.pad`` would fill everything with zeros first.
+    """
     n, high, wide, channels = x.shape
     top, left = padding
     result = x.new_empty(n, high + 2 * top, wide + 2 * left, channels)

@@ -1,4 +1,7 @@
-"""Drop blocks of features by masks that are a function of the task."""
+"""Drop blocks of features by masks of tasks.
+
+A mask is a function of the task.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +15,7 @@ from fewshot.streams import TaskStream
 
 
 class DropBlock(nn.Module):
-    """Set squares of each feature map to 0 in training.
+    """Set squares of feature maps to 0 in training.
 
     Ghiasi, Lin, Le, "DropBlock", NeurIPS 2018, algorithm 1.
 
@@ -38,7 +41,7 @@ class DropBlock(nn.Module):
         self.passes = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features with squares dropped; in evaluation the features alone."""
+        """Return features with squares dropped, in training only."""
         if not self.training or not self.rate:
             return x
         if self.key is None:
@@ -57,7 +60,7 @@ class DropBlock(nn.Module):
 
 @contextmanager
 def with_task_key(module: nn.Module, key: Tensor) -> Iterator[None]:
-    """Let the scalar ``key`` of one task decide the dropped squares in this context."""
+    """Let a task's ``key`` decide the dropped squares."""
     layers = [layer for layer in module.modules() if isinstance(layer, DropBlock)]
     for number, layer in enumerate(layers):
         layer.key = key

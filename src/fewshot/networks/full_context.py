@@ -1,11 +1,13 @@
-"""Embed images in the context of the whole support set, for matching networks."""
+"""Embed images in the context of support sets."""
 
 import torch
 from torch import Tensor, nn
 
 
 class LSTMCell(nn.Module):
-    """Take one step of a long short-term memory; ``nn.LSTM`` has no rule for ``vmap``.
+    """Compute one step of an LSTM cell.
+
+    ``nn.LSTM`` has no rule for ``vmap``.
 
     Inputs ``x (..., inputs)``, state ``h (..., hidden)`` and cell ``c (..., features)`` to the next output
     and cell ``(..., features)``. The gates are in torch's order: input, forget, cell, output.
@@ -24,7 +26,9 @@ class LSTMCell(nn.Module):
 
 
 class FullContext(nn.Module):
-    """Change embeddings of support images ``(N*K, D)`` and queries ``(M, D)`` by the support set.
+    """Change embeddings by the support set.
+
+    Support images are ``(N*K, D)``, queries ``(M, D)``.
 
     Vinyals et al. 2016, appendix: g(x_i, S) by a bidirectional LSTM (A.2), f(x, S) by an LSTM that
     attends to the g(x_i) (A.1, eq. 2 to 5). Both add the first embedding. The support set is
@@ -43,7 +47,7 @@ class FullContext(nn.Module):
         self.attend = LSTMCell(features, 2 * features, features)
 
     def forward(self, support: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of support images and queries in their context."""
+        """Return support and query embeddings in their context."""
         support = support + _lstm_outputs(self.ahead, support) + _lstm_outputs(self.back, support.flip(0)).flip(0)
         h = c = torch.zeros_like(queries)
         for _ in range(self.steps):
@@ -54,7 +58,7 @@ class FullContext(nn.Module):
 
 
 def _lstm_outputs(cell: LSTMCell, sequence: Tensor) -> Tensor:
-    """Return the outputs ``(T, D)`` of ``cell`` along a sequence ``(T, D)``."""
+    """Return outputs ``(T, D)`` of ``cell`` along a sequence."""
     h = c = torch.zeros_like(sequence[0])
     outputs = []
     for x in sequence.unbind(0):

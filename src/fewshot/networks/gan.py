@@ -1,4 +1,4 @@
-"""Build the task encoder and the conditional generator of MetaGAN."""
+"""Build MetaGAN's task encoder and conditional generator."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,9 @@ AGGREGATIONS = ("mean", "max", "attention")
 
 
 class Aggregation(nn.Module):
-    """Combine the codes ``(M, features)`` of a set into one ``(features,)``, in any order.
+    """Combine the codes of a set into one.
+
+    Codes ``(M, features)`` give one ``(features,)``; the order of codes does not matter.
 
     ``mean`` and ``max`` over the set, or ``attention``: the mean under a softmax of one learned linear score a code.
     """
@@ -31,7 +33,9 @@ class Aggregation(nn.Module):
 
 
 class TaskEncoder(nn.Module):
-    """Encode a support set ``(K*N, C, H, W)`` as one vector h_T ``(features,)``.
+    """Encode a support set as one vector.
+
+    Images ``(K*N, C, H, W)`` give h_T ``(features,)``.
 
     Each image is encoded by three strided convolutions, then the codes are combined. No norm, so that the code of an
     image does not depend on the other images.
@@ -64,7 +68,9 @@ class TaskEncoder(nn.Module):
 
 
 class Generator(nn.Module):
-    """Map noise and a task vector to images in [-1, 1].
+    """Map noise and a task vector to images.
+
+    The images have values in [-1, 1].
 
     Input: noise ``(M, noise)`` and a task vector ``(condition,)``. Output: ``(M, C, S, S)``. A dense layer to
     ``S/4 x S/4 x 4 width``, then twice nearest upsampling and a 5x5 convolution to ``2 width``, ``width`` and C

@@ -1,7 +1,8 @@
-"""Build the networks of a MetaGAN implementation in TensorFlow 2, as Keras does.
+"""Build the networks of a Keras MetaGAN.
 
-"Implementation of MetaGAN: an adversarial approach to few-shot learning", spktsagar.com/posts/2020/03/impl-metagan.
-Weights start Glorot-uniform and biases at zero; LeakyReLU has slope 0.3, batch norm epsilon 1e-3.
+The source, in TensorFlow 2, is "Implementation of MetaGAN: an adversarial approach to few-shot learning",
+spktsagar.com/posts/2020/03/impl-metagan. Weights start Glorot-uniform and biases at zero; LeakyReLU has slope 0.3,
+batch norm epsilon 1e-3.
 """
 
 import torch.nn.functional as F
@@ -16,7 +17,10 @@ _EPS = 1e-3
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolve to ``ceil(size / stride)``, with TensorFlow's padding: the odd zero right and below."""
+    """Convolve with the padding of TensorFlow.
+
+    The output has size ``ceil(size / stride)``; an odd zero lies right and below.
+    """
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1) -> None:
         super().__init__(before, after, kernel, stride)
@@ -33,7 +37,10 @@ class SameConv2d(nn.Conv2d):
 
 
 def classifier_body(channels: int, image_size: int, width: int = 64, depth: int = 4) -> Backbone:
-    """Build blocks of stride-2 3x3 convolution, batch norm and ReLU, then flatten."""
+    """Build convolution blocks and a flattening layer.
+
+    A block is a 3x3 convolution of stride 2, batch norm and ReLU.
+    """
     layers: list[nn.Module] = []
     for block in range(depth):
         layers += [SameConv2d(width if block else channels, width, 3, 2), BatchNorm(width, eps=_EPS), nn.ReLU()]
@@ -44,10 +51,10 @@ def classifier_body(channels: int, image_size: int, width: int = 64, depth: int 
 def task_encoder(
     channels: int, image_size: int, width: int = 64, features: int = 256, aggregation: str = "mean"
 ) -> TaskEncoder:
-    """Build six 3x3 convolutions, every second of stride 2, and a dense layer.
+    """Build six convolutions and a dense layer.
 
-    Filters are 1, 1, 2, 2, 4 and 4 times ``width``. The blog's dropout is left out: the blog calls dropout outside of
-    training mode, where dropout does nothing.
+    The convolutions are 3x3, every second of stride 2. Filters are 1, 1, 2, 2, 4 and 4 times ``width``. The blog's
+    dropout is left out: the blog calls dropout outside of training mode, where dropout does nothing.
     """
     layers: list[nn.Module] = []
     before = channels
@@ -63,8 +70,9 @@ def task_encoder(
 
 
 def generator(channels: int, image_size: int, condition: int, noise: int = 100, width: int = 64) -> Generator:
-    """Build a generator without an activation after the dense layer.
+    """Build a generator with three 5x5 convolutions.
 
-    The 5x5 convolutions have stride 1, where TensorFlow's padding is the usual padding.
+    No activation follows the dense layer. The 5x5 convolutions have stride 1, where TensorFlow's padding is the usual
+    padding.
     """
     return xavier(Generator(channels, image_size, condition, noise, width, slopes=(1.0, _SLOPE, _SLOPE)))

@@ -1,4 +1,6 @@
-"""Build the Omniglot networks of learn2learn 0.2, with its initialisation.
+"""Build the Omniglot networks of learn2learn 0.2.
+
+The initialisation is learn2learn's too.
 
 The source is ``learn2learn/vision/models/cnn4.py``. The heads start differently from MAML's heads here: standard normal
 after the CNN, and like the other linear layers after the FC network. A recipe sets this by ``head_init``.
@@ -13,7 +15,9 @@ from fewshot.networks.norm_layers import batch_norms
 
 
 def omniglot_cnn(channels: int, image_size: int, width: int = 128, depth: int = 3) -> Backbone:
-    """Build ``OmniglotCNN``: blocks of stride-2 3x3 convolution, batch norm and ReLU, then the mean.
+    """Build ``OmniglotCNN``: convolution blocks, then the mean.
+
+    A block is a 3x3 convolution of stride 2, batch norm and ReLU.
 
     Convolutions start Xavier-uniform with zero biases, the scale of a norm uniform in (0, 1).
     """

@@ -15,14 +15,16 @@ from fewshot.networks.batch_norm_function import batch_normalise
 
 
 class Statistics(Enum):
-    """Name the source of a batch norm's mean and variance."""
+    """Name the source of mean and variance."""
 
     BATCH = "batch"
     RUNNING = "running"
 
 
 class BatchNorm(nn.Module):
-    """Normalise by the statistics of one task (Ioffe and Szegedy 2015).
+    """Normalise by the statistics of one task.
+
+    The layer is batch normalisation (Ioffe and Szegedy 2015).
 
     The batch is the images of one task; the task axis comes from the engine, so statistics never
     cross tasks. ``forward`` does not change running statistics: ``vmap`` forbids it.
@@ -65,9 +67,9 @@ class BatchNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, mean: Tensor, var: Tensor) -> None:
-        """Move the running statistics towards the ``mean`` and ``var`` ``(C,)`` of a meta-batch.
+        """Move the running statistics towards new statistics.
 
-        The first update replaces the initial values.
+        The new ``mean`` and ``var`` ``(C,)`` are of a meta-batch. The first update replaces the initial values.
         """
         weight = torch.where(self.updates == 0, 1.0, self.momentum)
         self.running_mean.lerp_(mean.to(self.running_mean), weight.to(self.running_mean))
@@ -76,7 +78,10 @@ class BatchNorm(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Normalise groups of channels as ``nn.GroupNorm``, which fails under ``vmap``."""
+    """Normalise groups of channels.
+
+    The layer replaces ``nn.GroupNorm``, which fails under ``vmap``.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised features."""
@@ -88,7 +93,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def batch_norms(module: nn.Module) -> list[BatchNorm]:
-    """Return the batch norms of ``module``, in a fixed order."""
+    """Return the batch norms in fixed order."""
     return [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
 
 
@@ -112,7 +117,10 @@ def normalising(module: nn.Module, source: Statistics | float) -> Iterator[None]
 
 @contextmanager
 def recording(module: nn.Module) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
-    """Collect ``(mean, variance)`` of every pass in this context, a list for each layer."""
+    """Collect the statistics of every pass.
+
+    In this context, each layer has a list of ``(mean, variance)``.
+    """
     layers = batch_norms(module)
     recorded: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
     for layer, collected in zip(layers, recorded, strict=True):
@@ -128,7 +136,10 @@ NORMS = ("batch", "group", "layer", "none")
 
 
 def make_norm(kind: str, features: int) -> nn.Module:
-    """Build a norm: ``batch``, ``group`` (8 groups), ``layer`` (one group) or ``none``."""
+    """Build a norm layer by its name.
+
+    Names: ``batch``, ``group`` (8 groups), ``layer`` (one group) or ``none``.
+    """
     if kind == "batch":
         return BatchNorm(features)
     if kind == "none":

@@ -1,4 +1,4 @@
-"""Refuse layers that cannot be part of a network that sees many tasks at once.
+"""Refuse layers that cannot see many tasks at once.
 
 A forward pass has no memory (``vmap`` forbids writing into buffers, and running averages belong to the meta-batch),
 and chance is a function of the task's key, so that a result does not depend on what was drawn before.
@@ -33,7 +33,10 @@ def refuse_layers(module: nn.Module) -> None:
 
 
 def _reason(layer: nn.Module) -> str:
-    """Return why a layer is refused and what replaces it; empty for accepted layers."""
+    """Return why a layer is refused.
+
+    The text also names a replacement; the text is empty for accepted layers.
+    """
     if isinstance(layer, _BatchNorm):
         return "it does not know the tasks and follows no method.bn: use fewshot.networks.BatchNorm"
     if isinstance(layer, _InstanceNorm) and layer.track_running_stats:

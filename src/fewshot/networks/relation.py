@@ -1,4 +1,4 @@
-"""Build the network of relation networks: an embedding and a head that compares."""
+"""Build the embedding and head of relation networks."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,9 @@ _HIDDEN = 8
 
 
 class RelationNetwork(nn.Module):
-    """Map images ``(M, C, H, W)`` to relation scores ``(M, N)`` before the sigmoid.
+    """Map images to relation scores.
+
+    Images ``(M, C, H, W)`` have scores ``(M, N)`` before the sigmoid.
 
     The map of a class and the map of an image are put together along channels; two blocks of 3x3
     convolution, norm, 2x2 max-pooling and ReLU, a linear layer to 8, ReLU and a linear layer score each pair

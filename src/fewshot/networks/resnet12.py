@@ -13,7 +13,11 @@ _SLOPE = 0.1
 
 
 class Block(nn.Module):
-    """Add three 3x3 convolutions and a 1x1 convolution; then 2x2 max-pooling and, if given, DropBlock."""
+    """Add three convolutions to a shortcut, then pool.
+
+    The convolutions are 3x3, the shortcut is a 1x1 convolution; pooling is 2x2 max-pooling. DropBlock, if given, is
+    last.
+    """
 
     def __init__(self, before: int, width: int, norm: str, drop: DropBlock | None) -> None:
         super().__init__()
@@ -40,7 +44,9 @@ def resnet12(
     block_size: int = 5,
     norm: str = "batch",
 ) -> Backbone:
-    """Build four blocks of three convolutions and the mean over space.
+    """Build a ResNet of four blocks.
+
+    A block has three convolutions; the mean over space follows.
 
     The blocks are as in MetaOptNet (Lee et al. 2019) and RFS. Differs from their code: DropBlock has one rate from the
     first step on, and the first two blocks no dropout.

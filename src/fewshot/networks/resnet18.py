@@ -9,7 +9,10 @@ from fewshot.networks.norm_layers import make_norm
 
 
 class Block(nn.Module):
-    """Add two 3x3 convolutions and the identity, or a 1x1 convolution where the shape changes."""
+    """Add two convolutions to a shortcut.
+
+    The convolutions are 3x3. The shortcut is the identity, or a 1x1 convolution where the shape changes.
+    """
 
     def __init__(self, before: int, width: int, stride: int, norm: str) -> None:
         super().__init__()
@@ -30,7 +33,9 @@ class Block(nn.Module):
 def resnet18(
     channels: int, image_size: int, width: int = 64, small_images: bool = False, norm: str = "batch"
 ) -> Backbone:
-    """Build eight blocks of two convolutions and the mean over space.
+    """Build a ResNet of eight blocks.
+
+    A block has two convolutions; the mean over space follows.
 
     Args:
         channels, image_size: channels and side of the images; any size.

@@ -1,4 +1,4 @@
-"""Move the axis of tasks, in functions with a ``vmap`` rule of their own."""
+"""Move the task axis in ``vmap`` rules."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def tasks_first(info: Any, dims: Sequence[int | None], *tensors: Tensor) -> list[Tensor]:
-    """Return ``tensors`` with the axis of tasks first; shared tensors are expanded, without a copy.
+    """Return tensors with the task axis first.
+
+    Shared tensors are expanded, without a copy.
 
     Args:
         info: the first argument of the rule.

@@ -1,4 +1,7 @@
-"""Build MetaGAN's task encoder and generator for data without space, such as points."""
+"""Build MetaGAN's networks for data without space.
+
+Points are such data. The networks are the task encoder and the generator.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +10,9 @@ from fewshot.networks.gan import Aggregation
 
 
 class VectorEncoder(nn.Module):
-    """Encode a support set as ``TaskEncoder`` does, by two hidden layers.
+    """Encode a support set by two hidden layers.
+
+    The interface is the same as in ``TaskEncoder``.
 
     Args:
         channels, image_size: the shape of the data, whose numbers are taken as one vector.
@@ -34,7 +39,9 @@ class VectorEncoder(nn.Module):
 
 
 class VectorGenerator(nn.Module):
-    """Map noise and a task vector to data in [-1, 1], by two hidden layers.
+    """Map noise and a task vector to data.
+
+    The data have values in [-1, 1]; there are two hidden layers.
 
     Input: noise ``(M, noise)`` and a task vector ``(condition,)``. Output: ``(M, C, S, S)``.
     """

@@ -13,7 +13,7 @@ from fewshot.report.formats import terminal
 
 
 def main() -> int:
-    """Print the table; with ``--output`` also write the files of ``fewshot.report.build.report``."""
+    """Print the table and, with ``--output``, write the report."""
     parser = argparse.ArgumentParser(prog="python -m fewshot.report", description="Compare runs in one table.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a run's folder, or any folder above runs")
     parser.add_argument(

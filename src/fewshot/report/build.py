@@ -83,7 +83,7 @@ def report(paths: Iterable[str | Path], folder: Path | None) -> Table:
 
 
 def _boundaries(table: Table) -> dict[str, Arrays]:
-    """Read the decision boundaries that runs saved, by name and test accuracy."""
+    """Read saved decision boundaries by name and test accuracy."""
     boundaries: dict[str, Arrays] = {}
     left_out = 0
     for name, run in [(row.name(run), run) for row in table.rows for run in row.runs]:

@@ -1,4 +1,6 @@
-"""Draw several runs together: accuracies, validation curves, accuracies of each test episode, calibration.
+"""Draw charts of several runs together.
+
+Charts show accuracies, validation curves, accuracies of each test episode, and calibration.
 
 A row of the table has one colour in all figures. Of a long table the first rows are drawn, and a line says so.
 Each function that may have nothing to draw returns whether something was drawn.
@@ -57,7 +59,9 @@ _LARGEST_X = 1e15  # steps or seconds that a plot can show
 
 
 def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
-    """Draw the test accuracy of each row as a bar with its 95% interval.
+    """Draw the test accuracies as bars.
+
+    Each row has a bar with its 95% interval.
 
     Rows that lie close together stand again beside the bars, at a larger scale: the mean with its interval, each
     seed as a small dot. ``chance`` is the accuracy of guessing, a fraction, drawn as a dashed line.
@@ -103,9 +107,10 @@ def accuracies(table: Table, target: Path, chance: float | None = None) -> None:
 
 
 def validation_curves(table: Table, target: Path) -> bool:
-    """Draw validation accuracy over steps and over training time: seeds thin, their mean thick.
+    """Draw validation accuracy over steps and time.
 
-    A method without training is a horizontal line.
+    The time is training time. Seeds are thin lines, their mean is thick. A method without training is a horizontal
+    line.
     """
     everything = [(rows, {row: _curves(row) for row in rows}) for rows in table.groups]
     everything = [(rows, {row: both for row, both in curves.items() if any(both)}) for rows, curves in everything]
@@ -138,9 +143,9 @@ def validation_curves(table: Table, target: Path) -> bool:
 
 
 def episode_scatter(table: Table, target: Path) -> bool:
-    """Draw the accuracy of each test episode, averaged over seeds, against the reference's.
+    """Draw episode accuracies against the reference's.
 
-    A larger dot stands for several episodes.
+    An accuracy is of one test episode, averaged over seeds. A larger dot stands for several episodes.
     """
 
     def panel(axes: Axes, row: Row) -> None:
@@ -163,9 +168,9 @@ def episode_scatter(table: Table, target: Path) -> bool:
 
 
 def reliability(table: Table, target: Path) -> bool:
-    """Draw accuracy against confidence of each row that has bins, pooled over its runs.
+    """Draw accuracy against confidence of each row.
 
-    A larger dot stands for more predictions.
+    Only rows that have bins are drawn, pooled over their runs. A larger dot stands for more predictions.
     """
 
     def panel(axes: Axes, row: Row) -> None:
@@ -203,7 +208,7 @@ def _steps_and_seconds(steps: Axes, seconds: Axes, curves: Sequence[tuple[Both, 
 
 
 def _panels(rows: Sequence[Row], panel: Callable[[Axes, Row], None], ylabel: str, target: Path) -> bool:
-    """Draw a square for each row, under the row's label."""
+    """Draw a labelled square for each row."""
     if not rows:
         return False
     of_all = len(rows)
@@ -239,16 +244,17 @@ def _say_how_many(figure: Figure, shown: int, of_all: int) -> None:
 
 
 def _look(table: Table, row: Row) -> dict[str, Any]:
-    """Return colour, line style and marker of a row in every figure."""
+    """Return a row's colour, line style and marker."""
     place = table.rows.index(row)
     style, marker = _STYLES[place // len(_COLOURS) % len(_STYLES)]
     return {"color": _COLOURS[place % len(_COLOURS)], "linestyle": style, "marker": marker}
 
 
 def _curves(row: Row) -> Both:
-    """Read the validation accuracy of each seed over steps, and over seconds.
+    """Read the validation curves of each seed.
 
-    A seed without validation, or with a file that cannot be read, has no curve.
+    A curve is the accuracy over steps, and over seconds. A seed without validation, or with a file that cannot be read,
+    has no curve.
     """
     both: Both = ([], [])
     for run in row.runs:
@@ -288,7 +294,10 @@ def _seeds(axes: Axes, seeds: Sequence[Points], look: dict[str, Any]) -> None:
 
 
 def mean_curve(seeds: Sequence[Points]) -> Points:
-    """Average the seeds' first, second, ... validation, in x and y, until a seed ends."""
+    """Average the validation curves of seeds.
+
+    The first, second, ... validations are averaged in x and y, until a seed ends.
+    """
     shortest = min(len(x) for x, _ in seeds)
     x, y = (np.mean([points[axis][:shortest] for points in seeds], axis=0) for axis in (0, 1))
     return x, y

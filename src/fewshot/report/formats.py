@@ -1,4 +1,7 @@
-"""Write a table as Markdown, CSV, LaTeX and text for a terminal."""
+"""Write a table in four formats.
+
+The formats are Markdown, CSV, LaTeX and text for a terminal.
+"""
 
 import csv
 import io
@@ -25,7 +28,7 @@ _TOO_WIDE = {"published", "p", "ep/s", "MB", "params", "adapted"}  # for several
 
 
 def markdown(table: Table) -> str:
-    """Return a GitHub table with notes as its last column, then the footnotes."""
+    """Return a GitHub table with notes and footnotes."""
     header, *rows = shown(table)
     lines = [_line((*header, "notes")), _line(["---"] + ["---:"] * (len(header) - 1) + ["---"])]
     lines += [
@@ -35,7 +38,7 @@ def markdown(table: Table) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """Return a line for each row, in fractions, seconds and MB."""
+    """Return CSV text in fractions, seconds and MB."""
     stream = io.StringIO()
     records = [_record(row) for row in table.rows]
     writer = csv.DictWriter(stream, list(records[0]) if records else [], lineterminator="\n")
@@ -45,7 +48,10 @@ def csv_text(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a table with booktabs rules and footnotes, to be ``\\input``."""
+    """Return a table with booktabs rules and footnotes.
+
+    LaTeX reads the text by ``\\input``.
+    """
     header, *rows = shown(table, without={"time", "ep/s", "MB", "params"})
     tasks = ", ".join(dict.fromkeys(row.task for row in table.rows if row.runs))
     lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering"]
@@ -66,7 +72,10 @@ def latex(table: Table) -> str:
 
 
 def terminal(table: Table) -> Group:
-    """Build the table for ``rich.console.Console.print``, for 80 columns and more."""
+    """Build the table for ``rich.console.Console.print``.
+
+    The terminal has 80 columns or more.
+    """
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     # Only the label may wrap; a number broken over two lines cannot be read.
     header, *rows = shown(table, without=_TOO_WIDE if _has_seeds(table) else {"published"})
@@ -86,7 +95,9 @@ def terminal(table: Table) -> Group:
 
 
 def write(table: Table, folder: Path) -> None:
-    """Write ``report.md``, ``report.csv`` and ``report.tex`` into ``folder``, which is made if absent.
+    """Write the report files into ``folder``.
+
+    The files are ``report.md``, ``report.csv`` and ``report.tex``; the folder is made if absent.
 
     Raises:
         UserError: a file cannot be written.
@@ -97,17 +108,23 @@ def write(table: Table, folder: Path) -> None:
 
 
 def plus_minus(row: Row) -> str:
-    """Return ``93.12 ± 0.41``, in percent; a single episode gives no interval."""
+    """Return percents such as ``93.12 ± 0.41``.
+
+    A single episode gives no interval.
+    """
     return _percent(row.accuracy, row.half_width, sign="")
 
 
 def footnotes(table: Table) -> tuple[str, ...]:
-    """Return the footnotes of the table and of published numbers."""
+    """Return footnotes of the table and published numbers."""
     return table.footnotes + published.footnotes([number for row in table.rows for number in row.published])
 
 
 def shown(table: Table, without: Collection[str] = ()) -> list[list[str]]:
-    """Return the header and the rows, without empty columns and without the columns ``without``."""
+    """Return header and rows without empty columns.
+
+    The columns ``without`` are left out too.
+    """
     hidden = {*without, *(() if _has_seeds(table) else _OF_SEEDS)}
     hidden |= set() if any(row.published for row in table.rows) else {"published"}
     hidden |= set() if len({_average(row, "adapted_parameters") for row in table.rows} - {None, 0}) > 1 else {"adapted"}
@@ -153,7 +170,10 @@ def _published(number: published.Published) -> str:
 
 
 def _average(row: Row, name: str) -> float | None:
-    """Average over the runs of a row; None where a run lacks the value."""
+    """Average over the runs of a row.
+
+    Return None where a run lacks the value.
+    """
     values = [getattr(run, name) for run in row.runs]
     return None if not values or None in values else sum(values) / len(values)
 
@@ -189,7 +209,10 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Keep a text from ending a cell, opening a tag, or linking elsewhere."""
+    """Escape a text for a table cell.
+
+    The text can then not end a cell, open a tag, or link elsewhere.
+    """
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
@@ -200,7 +223,10 @@ _TEX = str.maketrans({character: "\\" + character for character in "&%$#_{}"} | 
 
 
 def _tex(text: str) -> str:
-    """Return ``text`` escaped for LaTeX, a minus before a number with its full width."""
+    """Return ``text`` escaped for LaTeX.
+
+    A minus before a number gets its full width.
+    """
     return re.sub(r"(^|\s)-(?=\d)", r"\1$-$", " ".join(text.split()).translate(_TEX))
 
 
@@ -215,7 +241,7 @@ def _machine(value: object) -> str:
 
 
 def _record(row: Row) -> dict[str, object]:
-    """Return the columns of report.csv; None stands for an unknown value."""
+    """Return the columns of report.csv, None for unknown."""
     run = row.runs[0] if row.runs else None
     pair = row.paired
     by_seed = row.by_seed

@@ -1,4 +1,7 @@
-"""Render the report as one HTML file that holds its images and needs nothing else."""
+"""Render the report as one HTML file.
+
+The file holds its images and needs nothing else.
+"""
 
 import shlex
 import warnings
@@ -35,7 +38,10 @@ _DPI = 150  # of all our figures; a page counts 96 pixels an inch
 
 @dataclass(frozen=True)
 class Figure:
-    """Name a PNG file with title and caption; a ``wide`` figure scrolls."""
+    """Name a PNG file with title and caption.
+
+    A ``wide`` figure scrolls.
+    """
 
     file: Path
     title: str
@@ -128,7 +134,7 @@ def _facts(table: Table, runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _groups(table: Table) -> list[dict[str, Any]]:
-    """Return the cells of each group's table, with notes where a row has a note."""
+    """Return each group's table cells, with any notes."""
     header, *lines = shown(table)
     cells = dict(zip(table.rows, lines, strict=True))
     return [
@@ -148,7 +154,10 @@ def _has_images(run: Run, own: Path) -> bool:
 
 
 def _albums(runs: Sequence[tuple[str, Run]]) -> list[dict[str, Any]]:
-    """Embed the images of each run; name an image that cannot be shown."""
+    """Embed the images of each run.
+
+    An image that cannot be shown is named.
+    """
     albums = []
     space = _PAGE_BYTES
     for name, run in runs:
@@ -180,7 +189,7 @@ def _own_image(file: Path, run: Run, space: int) -> dict[str, Any]:
 
 
 def _embedded(file: Path, inside: Path) -> dict[str, Any]:
-    """Return an image as a ``data:`` URI with size and title.
+    """Return an image as ``data:`` URI, size and title.
 
     Raises:
         UserError: the file is no PNG image, too large, or outside of the folder ``inside``.

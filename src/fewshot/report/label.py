@@ -1,4 +1,4 @@
-"""Name runs in short: the method, and only the settings that differ between the runs."""
+"""Name runs by method and differing settings."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,10 @@ _LONGEST_LABEL = 300
 
 
 def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group runs that differ only in their seed; runs of one seed stay apart."""
+    """Group runs that differ only in seed.
+
+    Runs of one seed stay apart.
+    """
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         settings = {key: value for key, value in _settings(run).items() if key != "seed"}
@@ -30,9 +33,10 @@ def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def labels(settings_of_runs: Sequence[Sequence[Run]], failures: Sequence[Failure] = ()) -> list[str]:
-    """Label each setting, for example ``maml 5w1s inner_lr=0.1``, then each failure.
+    """Label each setting and each failure.
 
-    Equal settings are told apart by their folders. A failure without overrides is known by its folder only.
+    An example is ``maml 5w1s inner_lr=0.1``. Equal settings are told apart by their folders. A failure without
+    overrides is known by its folder only.
     """
     runs: list[Run | Failure] = [*(seeds[0] for seeds in settings_of_runs), *failures]
     names = [_name(run) for run in runs]
@@ -61,12 +65,12 @@ def _name(run: Run | Failure) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a name or a setting's value in at most 60 printable characters."""
+    """Shorten a text to 60 printable characters."""
     return printable(text, _LONGEST)
 
 
 def _settings(run: Run | Failure) -> dict[str, str]:
-    """Return the stated facts in a fixed order, then the other overrides."""
+    """Return stated facts in order, then other overrides."""
     overrides = _overridden(run)
     if isinstance(run, Run):
         stated = {"data": run.data, "task": run.task, "seed": str(run.seed), "bn": run.bn}
@@ -91,7 +95,7 @@ def _varies(key: str, settings: list[dict[str, str]]) -> bool:
 
 
 def _short_keys(keys: list[str]) -> dict[str, str]:
-    """Shorten ``method.inner_lr`` to ``inner_lr``, where no other key ends the same way."""
+    """Shorten ``method.inner_lr`` to ``inner_lr`` where unique."""
     ends = Counter(map(_end, keys))
     return {key: _end(key) if ends[_end(key)] == 1 else key for key in keys}
 

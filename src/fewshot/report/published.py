@@ -55,7 +55,10 @@ def numbers() -> tuple[Published, ...]:
 
 
 def published(run: Run) -> tuple[Published, ...]:
-    """Return the published numbers for the data, task, method and labels of ``run``."""
+    """Return the published numbers for a run.
+
+    Data, task, method and labels must match.
+    """
     special = {number.typed for number in numbers()} & set(run.overrides)
     return tuple(
         number
@@ -68,7 +71,7 @@ def published(run: Run) -> tuple[Published, ...]:
 
 
 def footnotes(shown: Sequence[Published]) -> tuple[str, ...]:
-    """Return the sources of these numbers, and the doubts about them."""
+    """Return the sources and doubts of published numbers."""
     if not shown:
         return ()
     sources: dict[str, list[str]] = {}

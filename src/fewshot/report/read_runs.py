@@ -1,4 +1,6 @@
-"""Find runs below folders and read their files, which may come from a stranger.
+"""Find runs and read their files.
+
+The runs are below folders; the files may come from a stranger.
 
 A run whose files cannot be read costs the table of the others nothing: the run becomes a ``Failure``.
 """
@@ -31,9 +33,9 @@ _LATEST = 4e9  # seconds since 1970: times of files from archives can lie beyond
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Hold the content of a finished run's ``result.json``, ``episodes.csv`` and ``calibration.csv``.
+    """Hold the files of a finished run.
 
-    Texts are ``printable``.
+    The files are ``result.json``, ``episodes.csv`` and ``calibration.csv``. Texts are ``printable``.
 
     Attributes:
         path: folder of the run.
@@ -84,7 +86,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """Hold a run that stopped with an error, or whose files cannot be read."""
+    """Hold a failed or unreadable run.
+
+    The run stopped with an error, or its files cannot be read.
+    """
 
     path: Path
     overrides: tuple[str, ...]
@@ -130,9 +135,9 @@ def collect(paths: Iterable[str | Path]) -> tuple[list[Run], list[Failure]]:
 
 
 def _run_folders(root: Path) -> tuple[list[Path], list[Path]]:
-    """Find the folders with a result, and the folders with only an error.
+    """Find folders with a result or an error.
 
-    Links to folders are not followed.
+    The folders with only an error are separate. Links to folders are not followed.
     """
     finished: list[Path] = []
     failed: list[Path] = []
@@ -222,7 +227,10 @@ def _read_failure(folder: Path) -> Failure:
 
 
 def _read_overrides(folder: Path) -> tuple[str, ...]:
-    """Read the typed settings of a run without a result: a YAML list of texts."""
+    """Read the overrides of a failed run.
+
+    The file is a YAML list of texts, the settings that the user typed.
+    """
     file = folder / _OVERRIDES
     if not os.path.lexists(file):
         return ()

@@ -1,4 +1,6 @@
-"""Compare runs in one table: a row for each setting, each compared with the first.
+"""Compare runs in one table.
+
+Each setting has a row; other rows are compared with the first row.
 
 A test episode's accuracy is averaged over the seeds of a row, so the interval over episodes says how much
 the choice of test tasks matters, and the standard deviation between seeds how much the training does. A
@@ -27,7 +29,9 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Hold the runs of one setting, one for each seed, or a failure.
+    """Hold the runs of one setting, or a failure.
+
+    A setting has one run for each seed.
 
     Attributes:
         label: unique in the table.
@@ -68,16 +72,26 @@ class Row:
 
     @property
     def task(self) -> str:
-        """Return data set and task, for example ``glyphs 5w1s``; nothing for a failure."""
+        """Return data set and task.
+
+        An example is ``glyphs 5w1s``; a failure has neither.
+        """
         return shortened(f"{self.runs[0].data} {self.runs[0].task}") if self.runs else ""
 
     def name(self, run: Run) -> str:
-        """Return the label, with the seed of ``run`` where the row has several."""
+        """Return the label of ``run``.
+
+        The label has the seed where the row has several runs.
+        """
         return f"{self.label} seed={run.seed}" if len(self.runs) > 1 else self.label
 
     @property
     def verdict(self) -> str:
-        """Return ``better`` or ``worse`` where both intervals leave out zero."""
+        """Return the verdict on the difference.
+
+        The verdict is ``better`` or ``worse`` where both intervals leave out zero, else ``open`` or ``one seed``; empty
+        without a comparison.
+        """
         if self.paired is None:
             return ""
         if self.by_seed is None:
@@ -90,7 +104,10 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Hold rows in groups, in the order of the groups' first runs; failures last."""
+    """Hold rows in groups, failures last.
+
+    Groups are in the order of their first runs.
+    """
 
     rows: tuple[Row, ...]
     footnotes: tuple[str, ...]
@@ -102,7 +119,10 @@ class Table:
 
 
 def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
-    """Make a row of each setting; runs over different test episodes are never paired."""
+    """Make a row of each setting.
+
+    Runs over different test episodes are never paired.
+    """
     settings = [
         seeds
         for same in by_setting(runs)
@@ -127,7 +147,7 @@ def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
 
 
 def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """Group items by ``key``, in order of first appearance."""
+    """Group items by ``key`` in order of appearance."""
     groups: dict[Key, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -135,13 +155,16 @@ def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Ite
 
 
 def _mean(seeds: Sequence[Run]) -> NDArray[np.float64]:
-    """Return the accuracy of each test episode ``(episodes,)``, averaged over seeds."""
+    """Return each episode's accuracy, averaged over seeds."""
     mean: NDArray[np.float64] = np.mean([run.accuracy for run in seeds], axis=0)
     return mean
 
 
 def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> list[Row]:
-    """Make the rows of settings over the same test episodes; the first is the reference."""
+    """Make the rows of one group.
+
+    The settings have the same test episodes; the first setting is the reference.
+    """
     reference, reference_label = members[0]
     shared = [_shared(seeds, reference) for seeds, _ in members[1:]]
     compared = [(_mean(ours), _mean(theirs)) for ours, theirs in shared]
@@ -176,7 +199,10 @@ def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> l
 
 
 def _shared(seeds: Sequence[Run], reference: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Return the runs of shared seeds, in one order; all runs without a shared seed."""
+    """Return the runs of shared seeds.
+
+    Both lists have one order. Without a shared seed, return all runs.
+    """
     ours, theirs = ({run.seed: run for run in runs} for runs in (seeds, reference))
     both = sorted(ours.keys() & theirs.keys())
     return ([ours[seed] for seed in both], [theirs[seed] for seed in both]) if both else (list(seeds), list(reference))
