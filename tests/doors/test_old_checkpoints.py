@@ -107,3 +107,9 @@ def test_an_old_run_goes_on(tiny_run: Path, run_server: Any, tmp_path: Path) -> 
     assert (after["format"], after["global_step"]) == (2, 4)
     assert "recipe" not in after
     assert yaml.safe_load(after["settings"])["engine"]["_target_"].startswith("fewshot.engines.")
+
+
+@pytest.mark.parametrize(("sizes", "change"), [([0.8, 1.2], 0.2), ([1, 1], 0), ([0.5, 1.2], [0.5, 1.2]), (0.1, 0.1)])
+def test_sizes_of_augmented_images_are_largest_changes(sizes: Any, change: Any) -> None:
+    strong = {"_target_": "fewshot.augment.strong", "_partial_": True, "scale": sizes}
+    assert upgrade_settings({"strong": strong}) == {"strong": strong | {"scale": change}}
