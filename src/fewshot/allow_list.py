@@ -161,8 +161,8 @@ def _refuse_impossible_images(settings: Settings) -> None:
     for key in ("mean", "std"):
         value = data.get(key)
         number = float("nan") if isinstance(value, bool) or not isinstance(value, int | float) else value
-        if not math.isfinite(number) or (key == "std" and number <= 0):
-            wanted = "a finite number above 0" if key == "std" else "a finite number"
+        if not math.isfinite(number) or (key == "std" and number == 0):
+            wanted = "a finite number other than 0" if key == "std" else "a finite number"
             raise UserError(f"its settings have data.{key}={_short(value)}: must be {wanted}")
 
 

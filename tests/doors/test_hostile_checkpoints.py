@@ -110,7 +110,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a weight is expanded": (weight(lambda x: torch.zeros(1).expand(10**12)), "more numbers than the file holds"),
     "weights are a list": (put(state_dict=[1, 2]), "no mapping from names to tensors"),
     "mean is no number": (with_settings(data__mean=float("nan")), "data.mean=nan: must be a finite number"),
-    "deviation is 0": (with_settings(data__std=0), "data.std=0: must be a finite number above 0"),
+    "deviation is 0": (with_settings(data__std=0), "data.std=0: must be a finite number other than 0"),
     "huge number of layers": (with_settings(backbone__widths=[10**9]), "widths.0=1000000000: must be a number of at"),
     "rate is no number": (with_settings(method__optimizer__lr=float("inf")), "lr=inf: must be a number of at most"),
     "huge images": (with_settings(data__image_size=100_000), "data.image_size=100000: must be a whole number from 1"),
