@@ -78,7 +78,7 @@ def attempt(trial: Trial, folder: Path) -> tuple[str, str]:
         if done:
             break
         if time.monotonic() - started > SECONDS:
-            os.kill(child, signal.SIGKILL)
+            os.killpg(child, signal.SIGKILL)
             os.wait4(child, 0)
             return "hang", printed.read_text(errors="replace")
         time.sleep(0.005)
@@ -87,6 +87,7 @@ def attempt(trial: Trial, folder: Path) -> tuple[str, str]:
 
 
 def _in_child(trial: Trial, folder: Path, printed: Path) -> None:
+    os.setsid()  # with all that it starts, so that a hang can be ended whole
     with printed.open("w") as stream:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
