@@ -45,6 +45,7 @@ def known(request, tmp_path, tmp_path_factory, monkeypatch) -> dict:
     return names
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("known", ["label_your_own_images"], indirect=True)
 def test_images_of_new_classes_are_labelled(known):
     assert set(known["labels"]) <= set(known["predict"].classes)

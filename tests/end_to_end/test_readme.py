@@ -149,6 +149,7 @@ def test_modules_run(command, place, monkeypatch):
     assert ended.value.code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name, command in recipes().items() if command not in RUNS])
 def test_recipes_run_by_the_command_that_their_file_begins_with(name, run, tmp_path):
     """Those that start from the weights of another recipe run after it."""

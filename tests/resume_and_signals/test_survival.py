@@ -148,6 +148,7 @@ def test_a_longer_budget_goes_on_with_a_finished_run(finished, tmp_path, run):
     assert "trainer.max_steps=14" not in told["overrides"]
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_jobs_in_two_processes_trains_each_once(run, tmp_path):
     """Started again it trains none; a run that is new to it gets a folder of its own, whatever its number."""
     sweep = ("-m", "trainer=ddp_cpu", "name=two")

@@ -47,6 +47,7 @@ def results(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in (folder / "multirun/sweep").glob("*/result.json")}
 
 
+@pytest.mark.thorough
 def test_runs_in_parallel_share_the_cores_and_are_not_repeated(sweep, tmp_path):
     """One that fails stops neither the others nor the report."""
     arguments = (*JOBLIB, "method=protonet,nearest", "task.ways=5,999")

@@ -53,7 +53,12 @@ class Learn2LearnEngine(LoopEngine):
         graph = torch.is_grad_enabled()
         with torch.enable_grad():  # of the inner loop, also where the task is only evaluated
             first_order = not (second_order and graph)
-            learner = self.maml(_Parameters(params), lr=values.pop(), first_order=first_order).clone()
+            # A descent without a graph may go on from the constants that another one returned.
+            start = {
+                name: value if value.requires_grad else value.detach().requires_grad_()
+                for name, value in params.items()
+            }
+            learner = self.maml(_Parameters(start), lr=values.pop(), first_order=first_order).clone()
             for step in range(steps):
                 learner.adapt(loss(learner.module.named(), step))
         adapted = learner.module.named()
