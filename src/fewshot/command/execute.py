@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger
 
@@ -236,7 +236,7 @@ def record(
         data=cfg.data.name,
         split=cfg.data.get("split"),
         label_fraction=cfg.data.get("label_fraction", 1.0),
-        task=OmegaConf.to_container(cfg.task, resolve=True),  # type: ignore[arg-type]
+        task=dict(cfg.task) | {"name": Task(**cfg.task).name},
         seed=cfg.seed,
         bn=method.bn_protocol,
         bn_statistics_estimated=method.bn_estimated,

@@ -1,5 +1,6 @@
 """Hold the numbers of evaluation and training tasks."""
 
+import re
 from dataclasses import dataclass
 
 from fewshot.errors import UserError
@@ -74,3 +75,5 @@ class Task:
                     f"task.train_batch={self.train_batch} draws images, not tasks: "
                     "leave task.unlabeled_tasks, task.train_distinct and task.train_draw out"
                 )
+        if re.fullmatch(r"\d+w\d+s", self.name):  # of a config whose ways or shots were typed anew
+            object.__setattr__(self, "name", f"{self.ways}w{self.shots}s")
