@@ -28,7 +28,7 @@ from fewshot.methods import (
     Reptile,
     SoftKMeans,
 )
-from fewshot.networks import Backbone, ClassHead, Generator, TaskEncoder, conv4, mlp
+from fewshot.networks import Backbone, BatchNorm, ClassHead, Generator, TaskEncoder, conv4, mlp
 from fewshot.schedule import constant, cosine
 
 SIZE, WAYS = 8, 5
@@ -261,3 +261,23 @@ def objective(method: Method, episodes) -> torch.Tensor:
     """Return the mean objective over tasks."""
     method.train()
     return torch.cat([method.map_tasks(method.task_terms, c)["objective"] for c in method.chunks(episodes)]).mean()
+
+
+def cancelled(method: Method) -> set[str]:
+    """Return the biases that cannot matter: batch statistics take away what a bias adds before a batch norm.
+
+    So do learned rates of these biases. Layers stand in the order of their definition, which is the order of the pass.
+    """
+    found, before = set(), None
+    for name, layer in method.named_modules():
+        if isinstance(layer, BatchNorm) and before:
+            found.add(f"{before}.bias")
+        before = name if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) else before
+    for name, layer in method.named_modules():
+        if isinstance(layer, MAML) and len(layer.rates):
+            prefix = f"{name}." if name else ""
+            rated = layer.adapted.initial(dict(layer.classifier.named_parameters()))
+            found |= {
+                f"{prefix}rates.{number}" for number, key in enumerate(rated) if f"{prefix}classifier.{key}" in found
+            }
+    return found

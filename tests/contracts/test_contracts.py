@@ -12,11 +12,11 @@ from fewshot.data import EpisodeData, EpisodeSampler, Split, Task
 from fewshot.engines import Engine, LoopEngine, VmapEngine
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods import MAML, MatchingNet, MetaGAN, Method
+from fewshot.methods import MatchingNet, MetaGAN, Method
 from fewshot.methods.inner_trajectory import adapting_method
 from fewshot.methods.matching import class_logits
 from fewshot.methods.predictor import ExtraLoss, Predictor
-from fewshot.networks import BatchNorm, Prediction, conv4
+from fewshot.networks import Prediction, conv4
 from methods_table import (
     METHODS,
     RECIPES,
@@ -27,6 +27,7 @@ from methods_table import (
     adam,
     around,
     build,
+    cancelled,
     metagan,
     outer_gradient,
     training_task,
@@ -339,26 +340,6 @@ def starved(gradient: dict[str, torch.Tensor]) -> list[str]:
     size = {name: float(value.square().mean().sqrt()) for name, value in gradient.items()}
     typical = sorted(size.values())[len(size) // 2]
     return [name for name, value in size.items() if not value > 1e-6 * typical]
-
-
-def cancelled(method: Method) -> set[str]:
-    """Return the biases that cannot matter: batch statistics take away what a bias adds before a batch norm.
-
-    So do learned rates of these biases. Layers stand in the order of their definition, which is the order of the pass.
-    """
-    found, before = set(), None
-    for name, layer in method.named_modules():
-        if isinstance(layer, BatchNorm) and before:
-            found.add(f"{before}.bias")
-        before = name if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) else before
-    for name, layer in method.named_modules():
-        if isinstance(layer, MAML) and len(layer.rates):
-            prefix = f"{name}." if name else ""
-            rated = layer.adapted.initial(dict(layer.classifier.named_parameters()))
-            found |= {
-                f"{prefix}rates.{number}" for number, key in enumerate(rated) if f"{prefix}classifier.{key}" in found
-            }
-    return found
 
 
 def doubled(episodes):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods_table import METHODS, TRAINED
+from fewshot.engines import LoopEngine
+from methods_table import METHODS, TRAINED, build, cancelled
 from run_server import RunServer
 
 WORKER = Path(__file__).parent / "worker.py"
@@ -59,9 +60,11 @@ def test_two_processes_are_one(name, engine, run_server, tmp_path):
     accuracies = [torch.tensor([row[1] for row in part["rows"]]) for part in found]
     torch.testing.assert_close(*accuracies, rtol=0, atol=1e-12)
     assert alone["weights"].keys() == shared["weights"].keys()
+    noise = cancelled(build(name, LoopEngine()))  # their gradients are rounding errors, and Adam divides by their size
     for key, value in alone["weights"].items():
+        atol = 1e-6 if key in noise else 1e-8
         torch.testing.assert_close(
-            shared["weights"][key], value, rtol=1e-8, atol=1e-8, msg=lambda m, k=key: f"{k}: {m}"
+            shared["weights"][key], value, rtol=1e-8, atol=atol, msg=lambda m, k=key: f"{k}: {m}"
         )
     assert alone["told"].keys() == shared["told"].keys()
     for key, value in alone["told"].items():
