@@ -119,7 +119,13 @@ def pins(file: str) -> dict[str, str]:
 def test_pinned_versions_are_within_the_bounds_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pinned = {}
-    for file in ("requirements.txt", "requirements-sweeps.txt", "requirements-pretrained.txt", "requirements-docs.txt", "requirements-dev.txt"):
+    for file in (
+        "requirements.txt",
+        "requirements-sweeps.txt",
+        "requirements-pretrained.txt",
+        "requirements-docs.txt",
+        "requirements-dev.txt",
+    ):
         pinned |= pins(file)
     extras = project["optional-dependencies"]
     bounds = [Requirement(text) for text in chain(project["dependencies"], *extras.values())]
