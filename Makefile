@@ -15,8 +15,9 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q -r requirements.txt
 	touch $@
 
-.venv/dev.stamp: .venv/run.stamp requirements-dev.txt requirements-sweeps.txt requirements-pretrained.txt requirements-learn2learn.txt
+.venv/dev.stamp: .venv/run.stamp requirements-dev.txt requirements-sweeps.txt requirements-pretrained.txt requirements-transformers.txt requirements-learn2learn.txt
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target .venv/apart -r requirements-transformers.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements-learn2learn.txt
 	touch $@
 

@@ -123,6 +123,7 @@ def test_pinned_versions_are_within_the_bounds_of_the_package():
         "requirements.txt",
         "requirements-sweeps.txt",
         "requirements-pretrained.txt",
+        "requirements-transformers.txt",
         "requirements-docs.txt",
         "requirements-dev.txt",
     ):
