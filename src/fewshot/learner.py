@@ -65,7 +65,7 @@ def load(path: str | Path, bn: str | None = None, trust: Collection[str] = ()) -
         bool(data.get("invert", False)),
         data.get("full_scale", FULL_SCALE),
         needs_unlabeled=isinstance(task, dict) and task.get("unlabeled", 0) > 0,
-        preprocessing=backbone and backbone.decoding,
+        preprocessing=backbone.decoding if backbone else None,
     )
 
 
