@@ -26,6 +26,8 @@ from fewshot.methods import (
     PseudoLabels,
     RelationNet,
     Reptile,
+    Ridge,
+    SimpleShot,
     SoftKMeans,
 )
 from fewshot.networks import Backbone, BatchNorm, ClassHead, Generator, TaskEncoder, conv4, mlp
@@ -38,6 +40,11 @@ adam = partial(torch.optim.Adam, lr=1e-2)
 def backbone(norm: str = "batch", **options) -> Backbone:
     """Return the network of methods that adapt: 8 features, the mean over space."""
     return conv4(1, SIZE, width=8, depth=2, stride=True, norm=norm, **options)
+
+
+def pixels() -> Backbone:
+    """Return a network of no parameters, as of features that are computed before."""
+    return Backbone(SIZE**2, torch.nn.Flatten())
 
 
 def embedding(norm: str = "batch", **options) -> Backbone:
@@ -69,9 +76,17 @@ def matching(engine: Engine, norm: str = "batch", bn: str = "running", **options
     return MatchingNet(embedding(norm), engine=engine, bn=bn, optimizer=faster, schedule=cosine, **options)
 
 
-def baseline(engine: Engine, norm: str = "batch", bn: str = "running", **options) -> Baseline:
+def baseline(engine: Engine, norm: str = "batch", bn: str = "running", network=None, **options) -> Baseline:
     settings = {"inner_rate": 0.1, "test_steps": 10, "optimizer": adam} | options
-    return Baseline(embedding(norm), WAYS, engine=engine, bn=bn, **settings)
+    return Baseline(network or embedding(norm), WAYS, engine=engine, bn=bn, **settings)
+
+
+def simpleshot(engine: Engine, network: Backbone | None = None, **options) -> SimpleShot:
+    return SimpleShot(network or embedding(), **{"engine": engine, "bn": "running", "optimizer": adam} | options)
+
+
+def ridge(engine: Engine, network: Backbone | None = None, **options) -> Ridge:
+    return Ridge(network or embedding(), **{"engine": engine, "bn": "running", "optimizer": adam} | options)
 
 
 def reptile(engine: Engine, norm: str = "batch", bn: str = "transductive", **options) -> Reptile:
@@ -139,6 +154,9 @@ RECIPES = sorted(file.stem for file in (Path(__file__).parents[1] / "conf" / "me
 ADAPTS: dict[str, Any] = {"any_ways": False, "permutes_labels": False, "adapts": True}
 HOSTS: dict[str, Any] = {"hosts_metagan": True}
 EMBEDS = HOSTS | {"keeps_running_statistics": True}
+PRETRAINS: dict[str, Any] = {"keeps_running_statistics": True, "on_minibatches": True}
+# The same on features of no network.
+FROZEN: dict[str, Any] = {"transductive": False, "trains": False, "on_minibatches": True}
 # Fakes that weigh little, for hosts whose own loss is small (squared error) or falls slowly.
 LIGHT = {"outer_real": 0.03, "outer_fake": 0.03}
 # Distances and cosines have no zero of their own.
@@ -194,14 +212,18 @@ ROWS = [
         metagan_options=LEARNED | LIGHT,
         **EMBEDS,
     ),
-    Row("baseline", baseline, keeps_running_statistics=True, adapts=True, on_minibatches=True),
+    Row("baseline", baseline, adapts=True, **PRETRAINS),
+    Row("baseline_pp", partial(baseline, head="cosine", schedule=cosine), adapts=True, **PRETRAINS),
     Row(
-        "baseline_pp",
-        partial(baseline, head="cosine", schedule=cosine),
-        keeps_running_statistics=True,
-        adapts=True,
-        on_minibatches=True,
+        "logistic",
+        partial(baseline, solver="logistic", normalise=True, regularisation=0.1, schedule=cosine),
+        **PRETRAINS,
     ),
+    Row("simpleshot", simpleshot, **PRETRAINS),
+    Row("simpleshot_power", partial(simpleshot, power=0.5, centre="support", metric="cosine"), **PRETRAINS),
+    Row("simpleshot_frozen", lambda engine: simpleshot(engine, pixels()), **FROZEN),
+    Row("logistic_frozen", lambda engine: baseline(engine, network=pixels(), solver="logistic"), **FROZEN),
+    Row("ridge", ridge, **EMBEDS),
     Row("reptile", reptile, **ADAPTS),
     Row("nearest", lambda engine: NearestNeighbour(engine=engine, bn="transductive"), transductive=False, trains=False),
 ]

@@ -236,7 +236,8 @@ class TestRows:
 
     @pytest.mark.parametrize("name", METHODS)
     def test_trains(self, name):
-        assert (next(build(name, VmapEngine()).parameters(), None) is not None) == METHODS[name].trains
+        trained = [parameter for parameter in build(name, VmapEngine()).parameters() if parameter.requires_grad]
+        assert bool(trained) == METHODS[name].trains
 
     @pytest.mark.parametrize("name", METHODS)
     def test_hosts_metagan(self, name):

@@ -103,7 +103,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("inner_real", "inner_fake", "outer_real", "outer_fake"), _SOME_OR_NONE),
     **dict.fromkeys(("inner_from", "generator_every", "start"), _SOME_OR_NONE),
     **dict.fromkeys(("inner_fakes", "outer_fakes"), Range(1, 65_536)),
-    **dict.fromkeys(("clip_norm", "clip_value", "scale"), _POSITIVE),
+    **dict.fromkeys(("clip_norm", "clip_value", "scale", "regularisation", "power"), _POSITIVE),
     **dict.fromkeys(("a", "b"), _ANY),  # the ends of an initial weight
     # of augmentation
     "degrees": Range(0, 180),

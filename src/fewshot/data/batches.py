@@ -4,6 +4,8 @@ The minibatches are for methods that do not learn from tasks. Image j of batch i
 j): no epochs, no state, the same on every device.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -71,3 +73,20 @@ class ClassBatches(EpisodeSampler):
             self.ways, x[:, :0], labels[:, :0], x, labels, rng.bits(key, EpisodeStream.BATCH),
             rng.bits(fingerprint, self.split.digest),
         )  # fmt: skip
+
+    def spread(self, most: int) -> Iterator[Tensor]:
+        """Yield labelled images, evenly spaced over the split.
+
+        These are all images, or ``most`` of them, in fixed order. Rotated copies that are classes count as images.
+
+        Yields:
+            images ``(M, C, H, W)``, at most ``size`` at a time.
+        """
+        every = len(self.rows) * self.copies
+        count = min(most, every)
+        chosen = torch.arange(count, device=self.rows.device) * every // count
+        for part in chosen.split(self.size):
+            image = part // self.copies
+            yield self._values(
+                self.root[None], EpisodeStream.BATCH, self.rows[image][None], (part % self.copies)[None]
+            )[0]

@@ -22,6 +22,8 @@ from fewshot.data.task import Task
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 
+IMAGES_AT_ONCE = 100  # in one pass for statistics
+
 
 class ImageDataset(Protocol):
     """Load the splits of a data set.
@@ -68,7 +70,6 @@ class EpisodeData(pl.LightningDataModule):
         within: the part of the training tasks whose classes come from one group, see ``EpisodeSampler``.
         eval_within: the same for validation and test.
         augment: change the training images by random affine maps: True, or the numbers of ``Affine``.
-        trains: whether training tasks are drawn; if not, the training split may be too small for these.
     """
 
     def __init__(
@@ -86,7 +87,6 @@ class EpisodeData(pl.LightningDataModule):
         within: float = 0.0,
         eval_within: float = 0.0,
         augment: bool | Mapping[str, Any] | None = None,
-        trains: bool = True,
     ) -> None:
         super().__init__()
         count_copies(rotations)  # a mistake is named before images are decoded
@@ -104,7 +104,6 @@ class EpisodeData(pl.LightningDataModule):
         self.within = within
         self.eval_within = eval_within
         self.augment = Affine.from_setting(augment)
-        self.trains = trains
         self.splits: dict[str, Split] = {}
         self._samplers: dict[str, EpisodeSampler] = {}
 
@@ -125,14 +124,8 @@ class EpisodeData(pl.LightningDataModule):
             assert_disjoint({name: split.classes for name, split in self.splits.items()})
             self._refuse_several_shapes()
             self._refuse_too_many_ways()
-            for name in self._drawn:
+            for name in self.splits:
                 self.sampler(name)
-
-    @property
-    def _drawn(self) -> list[str]:
-        """Return the splits that tasks are drawn from."""
-        drawn = {"train": self.trains, "val": self.task.val_episodes > 0}
-        return [name for name in self.splits if drawn.get(name, True)]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -153,8 +146,7 @@ class EpisodeData(pl.LightningDataModule):
         """Refuse too many ways, for all splits together."""
         lacking: dict[int, list[str]] = {}
         most: dict[str, int] = {}
-        for name in self._drawn:
-            split = self.splits[name]
+        for name, split in self.splits.items():
             training = name == "train"
             if training and self.task.train_batch:  # draws no tasks
                 continue
@@ -259,3 +251,11 @@ class EpisodeData(pl.LightningDataModule):
         sampler = (self._evaluation_sampler if like_test else self._training_sampler)(split)
         for numbers in torch.arange(episodes).split(self.eval_batch):
             yield sampler(numbers)
+
+    def training_images(self, most: int, device: torch.device) -> Iterator[Tensor]:
+        """Yield at most ``most`` training images for statistics.
+
+        The images ``(M, C, H, W)`` are normalised, fixed and evenly spaced over the training classes.
+        """
+        split = replace(self.splits["train"], images=self.splits["train"].images.to(device))
+        yield from ClassBatches(split, IMAGES_AT_ONCE, 0, self.rotations, self.mean, self.std).spread(most)

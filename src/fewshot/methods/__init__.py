@@ -11,6 +11,8 @@ from fewshot.methods.protonet import ProtoNet
 from fewshot.methods.pseudo_label import PseudoLabels
 from fewshot.methods.relation import RelationNet
 from fewshot.methods.reptile import Reptile
+from fewshot.methods.ridge import Ridge
+from fewshot.methods.simpleshot import SimpleShot
 from fewshot.methods.soft_kmeans import MaskedSoftKMeans, SoftKMeans
 
 __all__ = [
@@ -26,5 +28,7 @@ __all__ = [
     "PseudoLabels",
     "RelationNet",
     "Reptile",
+    "Ridge",
+    "SimpleShot",
     "SoftKMeans",
 ]

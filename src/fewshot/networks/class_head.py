@@ -40,7 +40,8 @@ class ClassHead(nn.Module, ABC):
         Call this before an optimiser holds the parameters.
         """
         if classes != self.classes:
-            self.weight = Parameter(self.weight.new_empty(classes, self.features))
+            trained = self.weight.requires_grad
+            self.weight = Parameter(self.weight.new_empty(classes, self.features), trained)
             nn.init.uniform_(self.weight, -(self.features**-0.5), self.features**-0.5)  # like nn.Linear
 
     @abstractmethod
@@ -64,7 +65,7 @@ class LinearHead(ClassHead):
     def resize(self, classes: int) -> None:
         """Start anew with another number of classes."""
         super().resize(classes)
-        self.bias = Parameter(self.bias.new_zeros(classes))
+        self.bias = Parameter(self.bias.new_zeros(classes), self.bias.requires_grad)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits."""
