@@ -1,7 +1,9 @@
 """Provide a small synthetic data set, one thread for each worker and a server of commands."""
 
 import os
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 # Two workers with all cores each would wait for one another; before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,3 +50,15 @@ def run_server() -> Iterator[RunServer]:
     server = RunServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 25 classes of 35 photographs each."""
+    archive = Path(__file__).parents[2] / "shared" / "data" / "photos" / "photos.zip"
+    if not archive.exists():
+        pytest.skip("needs ../shared/data/photos")
+    folder = tmp_path_factory.mktemp("photos")
+    with zipfile.ZipFile(archive) as stream:
+        stream.extractall(folder)
+    return folder

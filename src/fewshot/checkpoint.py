@@ -183,11 +183,22 @@ def build_method(content: dict[str, Any], path: str | Path, trusted: Collection[
         UserError: the settings are of another version, or the weights of another network.
     """
     settings = content["settings"]
-    node = Resolver(settings).resolve(settings.get("method"), ("method",))
+    node = _without_weights(Resolver(settings).resolve(settings.get("method"), ("method",)))
     refuse_other_network(_shapes(node, path, trusted=trusted), content, path)
     method: nn.Module = build(node, trusted)
     load_weights(method, content, path)
     return method
+
+
+def _without_weights(node: Any) -> Any:
+    """Return settings of networks that read no weights.
+
+    The checkpoint brings the weights of a pretrained network: no file or hub that its settings name is read.
+    """
+    if not isinstance(node, dict):
+        return node
+    network = str(node.get("_target_")).startswith("fewshot.networks.")
+    return {key: None if network and key == "weights" else _without_weights(value) for key, value in node.items()}
 
 
 def refuse_other_settings(method: dict[str, Any], content: dict[str, Any], path: str | Path, key: str) -> None:

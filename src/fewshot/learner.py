@@ -21,7 +21,7 @@ from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods import MetaGAN, Method
 from fewshot.methods.predictor import Predictor
-from fewshot.networks import Backbone
+from fewshot.networks import Backbone, find_pretrained
 from fewshot.networks.norm_layers import batch_norms
 from fewshot.stored_settings import Resolver
 from fewshot.streams import FixedSeed, ViewStream
@@ -51,6 +51,10 @@ def load(path: str | Path, bn: str | None = None, trust: Collection[str] = ()) -
     data, task = (settings.resolve(content["settings"].get(key), (key,)) for key in ("data", "task"))
     assert isinstance(method, Method)
     method.bn = bn or content["settings"].get("bn") or method.bn
+    backbone = find_pretrained(method.network)
+    if backbone is not None:  # the data follow the network
+        own = backbone.decoding
+        data |= {"channels": own.channels, "image_size": own.image_size, "mean": 0.0, "std": 1.0}
     return Learner(
         method,
         data["channels"],
@@ -61,6 +65,7 @@ def load(path: str | Path, bn: str | None = None, trust: Collection[str] = ()) -
         bool(data.get("invert", False)),
         data.get("full_scale", FULL_SCALE),
         needs_unlabeled=isinstance(task, dict) and task.get("unlabeled", 0) > 0,
+        preprocessing=backbone.decoding if backbone else None,
     )
 
 
@@ -73,6 +78,7 @@ class Learner:
         channels, image_size, fit_to, invert, full_scale: see ``fewshot.data.images.Decoding`` (``fit_to`` is ``fit``).
         mean, std: normalisation of pixels in [0, 1].
         needs_unlabeled: the method was trained with images without labels in each task.
+        preprocessing: of a pretrained network, in place of ``fit_to``.
     """
 
     method: Method
@@ -84,10 +90,13 @@ class Learner:
     invert: bool = False
     full_scale: int = FULL_SCALE
     needs_unlabeled: bool = False
+    preprocessing: Decoding | None = None
 
     @property
     def decoding(self) -> Decoding:
         """Return how files become pixels."""
+        if self.preprocessing is not None:
+            return replace(self.preprocessing, invert=self.invert, full_scale=self.full_scale)
         return Decoding(self.channels, self.image_size, self.fit_to, self.invert, self.full_scale)
 
     def fit(

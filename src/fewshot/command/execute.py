@@ -26,6 +26,7 @@ from fewshot.callbacks import (
 )
 from fewshot.checkpoint_io import AtomicCheckpointIO, damaged_progress
 from fewshot.command.job import Job, trusted_targets
+from fewshot.command.pretrained_data import follow_network
 from fewshot.command.run_folder import confirm_classes
 from fewshot.data import EpisodeData, Task
 from fewshot.loggers import conclude, continue_from
@@ -74,7 +75,7 @@ def execute(job: Job) -> None:
     out = Path(job.out)
     method = build_method(job, cfg)
     task = Task(**cfg.task)
-    data = build_data(cfg, task)
+    data = build_data(cfg, task, method)
     confirm_classes(out, data.splits, resumed=bool(job.resume))
     if distributed.rank() == 0:
         for stale in ("result.json", "error.txt"):
@@ -107,21 +108,24 @@ def build_method(job: Job, cfg: DictConfig) -> Method:
     return method
 
 
-def build_data(cfg: DictConfig, task: Task) -> EpisodeData:
-    """Load the images of the run."""
+def build_data(cfg: DictConfig, task: Task, method: Method) -> EpisodeData:
+    """Load the images of the run, or their features."""
+    announce = distributed.rank() == 0
+    dataset, mean, std = follow_network(instantiate(cfg.data.dataset), method, cfg, announce)
     data = EpisodeData(
-        instantiate(cfg.data.dataset),
+        dataset,
         task,
         cfg.seed,
         cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else UNLIMITED,
         cfg.data.rotations,
-        cfg.data.mean,
-        cfg.data.std,
+        mean,
+        std,
         label_fraction=cfg.data.get("label_fraction", 1.0),
         eval_rotations=cfg.data.get("eval_rotations"),
         within=cfg.data.get("within", 0.0),
         eval_within=cfg.data.get("eval_within", 0.0),
         augment=cfg.data.get("augment"),
+        trains=has_parameters(method) and cfg.train,
     )
     data.setup()
     return data

@@ -19,6 +19,7 @@ from fewshot import allow_list, checkpoint, distributed
 from fewshot.command import run_folder
 from fewshot.command.check_settings import check_settings
 from fewshot.command.paths import expand_folders, expand_paths
+from fewshot.command.pretrained_data import forget_weights
 from fewshot.command.settings import BUDGET, apply_typed_budget, keys_of, replace_typed
 from fewshot.errors import FolderTaken, UserError
 from fewshot.files import write_bytes
@@ -265,6 +266,8 @@ def _make_job(cfg: DictConfig, out: Path, resumed: Path | None, commit: str | No
     cfg = cfg.copy()
     apply_typed_budget(cfg, cfg.typed)
     stored = OmegaConf.to_yaml(cfg)
+    if resumed or cfg.checkpoint:
+        forget_weights(cfg)
     expand_folders(cfg)
     OmegaConf.resolve(cfg)
     settings: Any = OmegaConf.to_container(cfg)

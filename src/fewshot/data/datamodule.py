@@ -70,6 +70,7 @@ class EpisodeData(pl.LightningDataModule):
         within: the part of the training tasks whose classes come from one group, see ``EpisodeSampler``.
         eval_within: the same for validation and test.
         augment: change the training images by random affine maps: True, or the numbers of ``Affine``.
+        trains: whether training tasks are drawn; if not, the training split may be too small for these.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class EpisodeData(pl.LightningDataModule):
         within: float = 0.0,
         eval_within: float = 0.0,
         augment: bool | Mapping[str, Any] | None = None,
+        trains: bool = True,
     ) -> None:
         super().__init__()
         count_copies(rotations)  # a mistake is named before images are decoded
@@ -104,6 +106,7 @@ class EpisodeData(pl.LightningDataModule):
         self.within = within
         self.eval_within = eval_within
         self.augment = Affine.from_setting(augment)
+        self.trains = trains
         self.splits: dict[str, Split] = {}
         self._samplers: dict[str, EpisodeSampler] = {}
 
@@ -124,8 +127,14 @@ class EpisodeData(pl.LightningDataModule):
             assert_disjoint({name: split.classes for name, split in self.splits.items()})
             self._refuse_several_shapes()
             self._refuse_too_many_ways()
-            for name in self.splits:
+            for name in self._drawn:
                 self.sampler(name)
+
+    @property
+    def _drawn(self) -> list[str]:
+        """Return the splits that tasks are drawn from."""
+        drawn = {"train": self.trains, "val": self.task.val_episodes > 0}
+        return [name for name in self.splits if drawn.get(name, True)]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -146,7 +155,8 @@ class EpisodeData(pl.LightningDataModule):
         """Refuse too many ways, for all splits together."""
         lacking: dict[int, list[str]] = {}
         most: dict[str, int] = {}
-        for name, split in self.splits.items():
+        for name in self._drawn:
+            split = self.splits[name]
             training = name == "train"
             if training and self.task.train_batch:  # draws no tasks
                 continue

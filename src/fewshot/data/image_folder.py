@@ -86,6 +86,15 @@ class ImageFolder:
             UserError: the folder is missing, or holds no class, too few classes, or no readable image; a class is in
                 two splits; or the cache folder cannot be written.
         """
+        splits = stored(self.cache_dir, self.name, self.root, self.listing(), self.decoding)
+        return keep_large_classes(splits, self.least, self.root)
+
+    def listing(self) -> dict[str, Classes]:
+        """Return the files of each class of each split.
+
+        Raises:
+            UserError: as ``load``, except of what decoding finds.
+        """
         try:
             there = self.root.is_dir()
         except OSError as error:
@@ -96,8 +105,7 @@ class ImageFolder:
             raise UserError(f"{self.root} is no folder: {self.hint or 'data.root=DIR names the folder of your images'}")
         listing = self._given_splits() or self._split_by_class()
         _say_nested(self.root, [name for classes in listing.values() for name in classes])
-        splits = stored(self.cache_dir, self.name, self.root, listing, self.decoding)
-        return keep_large_classes(splits, self.least, self.root)
+        return listing
 
     def _given_splits(self) -> dict[str, Classes] | None:
         """List the classes of folders named like splits.

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from fewshot.data.images import FULL_SCALE, Decoding, Unreadable, decode_files
+from fewshot.data.images import FITS, FULL_SCALE, Decoding, Unreadable, decode_files
 from fewshot.data.paths import cache_folder
 from fewshot.data.split import Split
 from fewshot.data.split_cache import refused
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 VERSION = 2  # raise it when the decoding changes, so that stores are built again
 NARROW = 4095  # largest value of a camera of 12 bits
 _CHUNK = 1 << 22  # bytes
+_LATER = ("scale", "resampling")  # settings of ``Decoding`` that older stores know nothing of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ Listing = Mapping[str, Mapping[str, list[File]]]  # split -> class -> files
 
 
 @dataclass
-class _Notes:
+class Notes:
     """Hold the findings that a store reports.
 
     Attributes:
@@ -63,7 +64,7 @@ class _Notes:
 
 
 @dataclass(frozen=True)
-class _MappedFile:
+class MappedFile:
     """Keep a mapped file open.
 
     The size of the open file shows whether the file was cut short.
@@ -96,12 +97,13 @@ def stored(cache_dir: str | Path, name: str, root: Path, listing: Listing, decod
     Raises:
         UserError: the folder ``cache_dir`` cannot be written, or no file is readable.
     """
-    key = sha256(json.dumps([VERSION, str(root.absolute()), asdict(decoding)]).encode()).hexdigest()[:12]
+    how = {key: value for key, value in asdict(decoding).items() if key not in _LATER or decoding.fit not in FITS}
+    key = sha256(json.dumps([VERSION, str(root.absolute()), how]).encode()).hexdigest()[:12]
     store = cache_folder(cache_dir) / f"{name}-{key}.json"
-    fingerprint = _fingerprint(listing)
+    fingerprint = fingerprint_of(listing)
     content = _read(store, fingerprint, name)
     if content is None:
-        with _locked(store):
+        with locked(store):
             content = _read(store, fingerprint, name, quietly=True)  # another process may have built it
             if content is None:
                 _build(store, fingerprint, root, listing, decoding)
@@ -109,11 +111,12 @@ def stored(cache_dir: str | Path, name: str, root: Path, listing: Listing, decod
     if content is None:
         raise UserError(f"{store} changes while it is read: does another process decode a changing {root}?")
     splits, notes = content
-    _say(notes, root, store, listing, decoding)
+    report_notes(notes, root, store, listing, decoding)
     return splits
 
 
-def _say(notes: _Notes, root: Path, store: Path, listing: Listing, decoding: Decoding) -> None:
+def report_notes(notes: Notes, root: Path, store: Path, listing: Listing, decoding: Decoding) -> None:
+    """Log unreadable files, equal images and dark images."""
     if notes.unreadable:
         files = sum(len(files) for classes in listing.values() for files in classes.values())
         log.warning(
@@ -121,8 +124,8 @@ def _say(notes: _Notes, root: Path, store: Path, listing: Listing, decoding: Dec
             root,
             len(notes.unreadable),
             files,
-            _first_reasons(notes.unreadable),
-            _list_of_unreadable(store),
+            first_reasons(notes.unreadable),
+            list_of_unreadable(store),
         )
     if notes.twins:
         shown = ", ".join(f"{one} = {other}" for one, other in notes.twins[:3])
@@ -146,7 +149,7 @@ def _say(notes: _Notes, root: Path, store: Path, listing: Listing, decoding: Dec
         )
 
 
-def _fingerprint(listing: Listing) -> str:
+def fingerprint_of(listing: Listing) -> str:
     """Hash all names, sizes and times."""
     digest = sha256()
     for split, classes in listing.items():
@@ -156,7 +159,7 @@ def _fingerprint(listing: Listing) -> str:
     return digest.hexdigest()
 
 
-def _read(store: Path, fingerprint: str, name: str, quietly: bool = False) -> tuple[dict[str, Split], _Notes] | None:
+def _read(store: Path, fingerprint: str, name: str, quietly: bool = False) -> tuple[dict[str, Split], Notes] | None:
     """Read the splits and notes of a store.
 
     None if the images must be decoded (again).
@@ -165,7 +168,7 @@ def _read(store: Path, fingerprint: str, name: str, quietly: bool = False) -> tu
         content = json.loads(store.read_text(encoding="utf-8"))
         if content["fingerprint"] != fingerprint:
             return None
-        images, mapped = _map(store.with_name(content["images"]), content["shape"], content["checksum"])
+        images, mapped = map_array(store.with_name(content["images"]), content["shape"], content["checksum"])
         splits: dict[str, Split] = {}
         start = 0
         for split, classes in content["splits"].items():
@@ -173,7 +176,7 @@ def _read(store: Path, fingerprint: str, name: str, quietly: bool = False) -> tu
             end = start + int(counts.sum())
             splits[split] = Split(f"{name}/{split}", images[start:end], counts, tuple(classes), check=mapped.check)
             start = end
-        return splits, _Notes(
+        return splits, Notes(
             [(path, reason) for path, reason in content["unreadable"]],
             [(one, other) for one, other in content["twins"]],
             content["deepest"],
@@ -186,7 +189,9 @@ def _read(store: Path, fingerprint: str, name: str, quietly: bool = False) -> tu
         return None
 
 
-def _map(path: Path, shape: Sequence[int], checksum: int) -> tuple[torch.Tensor, _MappedFile]:
+def map_array(
+    path: Path, shape: Sequence[int], checksum: int, dtype: type[np.generic] = np.uint8
+) -> tuple[torch.Tensor, MappedFile]:
     """Check an array and map it into memory.
 
     The checksum covers all bytes of the array.
@@ -198,10 +203,10 @@ def _map(path: Path, shape: Sequence[int], checksum: int) -> tuple[torch.Tensor,
     try:
         # Copied on writing: torch takes no array that refuses to be written, and nobody writes.
         images = np.load(path, mmap_mode="c")
-        if list(images.shape) != list(shape) or images.dtype != np.uint8:
+        if list(images.shape) != list(shape) or images.dtype != dtype:
             raise ValueError(f"{path.name} has another shape")
         size = os.fstat(stream.fileno()).st_size
-        stream.seek(size - images.size)
+        stream.seek(size - images.nbytes)
         found = 0
         while chunk := stream.read(_CHUNK):  # read, not mapped: these pages are not the process's own
             found = zlib.crc32(chunk, found)
@@ -210,7 +215,7 @@ def _map(path: Path, shape: Sequence[int], checksum: int) -> tuple[torch.Tensor,
     except BaseException:
         stream.close()
         raise
-    return torch.from_numpy(images), _MappedFile(stream, path, size)
+    return torch.from_numpy(images), MappedFile(stream, path, size)
 
 
 def _build(store: Path, fingerprint: str, root: Path, listing: Listing, decoding: Decoding) -> None:
@@ -218,8 +223,8 @@ def _build(store: Path, fingerprint: str, root: Path, listing: Listing, decoding
         (split, label, file.path) for split, classes in listing.items() for label in classes for file in classes[label]
     ]
     counts = {split: dict.fromkeys(classes, 0) for split, classes in listing.items()}
-    notes = _Notes()
-    twins = _TwinFinder(root)
+    notes = Notes()
+    twins = TwinFinder(root)
     checksum = 0
     images = store.with_name(f"{store.stem}-{fingerprint[:12]}.npy")
     part = store.with_name(f".{store.stem}.part")  # one that a killed process left is written over
@@ -228,7 +233,7 @@ def _build(store: Path, fingerprint: str, root: Path, listing: Listing, decoding
     try:
         # Written, not mapped: a full disk is an error then, not a signal, and no page stays in memory.
         with part.open("wb") as stream:
-            _write_header(stream, (len(files), *shape))
+            write_header(stream, (len(files), *shape))
             for (split, label, path), image in zip(files, decoded, strict=True):
                 if isinstance(image, Unreadable):
                     notes.unreadable.append((printable(os.path.relpath(path, root)), str(image)))
@@ -241,10 +246,10 @@ def _build(store: Path, fingerprint: str, root: Path, listing: Listing, decoding
                     notes.deepest = max(image.largest, notes.deepest or 0)
             if len(notes.unreadable) == len(files):
                 raise UserError(
-                    f"{root}: none of {len(files)} files is a readable image: {_first_reasons(notes.unreadable)}"
+                    f"{root}: none of {len(files)} files is a readable image: {first_reasons(notes.unreadable)}"
                 )
             shape = (len(files) - len(notes.unreadable), *shape)
-            _write_header(stream, shape)
+            write_header(stream, shape)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, images)
@@ -253,7 +258,7 @@ def _build(store: Path, fingerprint: str, root: Path, listing: Listing, decoding
     finally:
         part.unlink(missing_ok=True)
     notes.twins = twins.pairs
-    _write_unreadable(store, notes.unreadable)
+    write_unreadable(store, notes.unreadable)
     content: dict[str, Any] = {
         "root": printable(str(root)),
         "fingerprint": fingerprint,
@@ -269,7 +274,7 @@ def _build(store: Path, fingerprint: str, root: Path, listing: Listing, decoding
             old.unlink(missing_ok=True)
 
 
-class _TwinFinder:
+class TwinFinder:
     """Find equal images of two splits."""
 
     def __init__(self, root: Path) -> None:
@@ -285,17 +290,17 @@ class _TwinFinder:
             self.pairs.append((one, other))
 
 
-def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
+def write_header(stream: BinaryIO, shape: tuple[int, ...], kind: str = "|u1") -> None:
     """Write the header of an ``.npy`` file.
 
     The length of the header does not depend on the number of images.
     """
     stream.seek(0)
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(stream, {"descr": kind, "fortran_order": False, "shape": shape})
 
 
 @contextmanager
-def _locked(store: Path) -> Iterator[None]:
+def locked(store: Path) -> Iterator[None]:
     """Keep other processes from building this store."""
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
@@ -310,19 +315,19 @@ def _locked(store: Path) -> Iterator[None]:
         raise refused(store.parent, error) from error
 
 
-def _list_of_unreadable(store: Path) -> Path:
+def list_of_unreadable(store: Path) -> Path:
     return store.with_name(f"{store.stem}-unreadable.txt")
 
 
-def _write_unreadable(store: Path, unreadable: list[tuple[str, str]]) -> None:
+def write_unreadable(store: Path, unreadable: Sequence[tuple[str, str]]) -> None:
     """List all unreadable files beside the store."""
-    target = _list_of_unreadable(store)
+    target = list_of_unreadable(store)
     target.unlink(missing_ok=True)
     if unreadable:
         write_bytes(target, "".join(f"{path}\t{reason}\n" for path, reason in unreadable).encode())
 
 
-def _first_reasons(unreadable: list[tuple[str, str]]) -> str:
+def first_reasons(unreadable: list[tuple[str, str]]) -> str:
     """Name the first three unreadable files."""
     more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
     return ", ".join(f"{path} ({reason})" for path, reason in unreadable[:3]) + more

@@ -8,7 +8,7 @@ import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -37,6 +37,12 @@ if features.check("avif"):  # a matter of how Pillow was built
 
     FORMATS.append("AVIF")
 FITS = ("resize", "crop")
+CROPPED_FITS = ("centre_crop", "squash")  # of pretrained networks
+RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 BATCH = 32  # files that a thread decodes at a time
 LARGEST_FILE = 2 << 30  # bytes; some decoders read a file whole
 FULL_SCALE = 65535  # the white of 16 bits
@@ -58,8 +64,12 @@ class Decoding:
         channels: 1 (luma, ITU-R 601) or 3 (RGB).
         image_size: S.
         fit: ``resize`` squeezes the whole image into the square, ``crop`` takes the largest square around its centre.
+            Two more are for pretrained networks, and take the square in the middle of an image resized to ``scale``:
+            ``centre_crop`` resizes the shorter side, ``squash`` both sides.
         invert: make dark bright, so that dark strokes on white are ink 255 on background 0.
         full_scale: value of a 16-bit pixel that is white, such as 4095 for a camera of 12 bits.
+        scale: pixels, at least ``image_size``; for ``centre_crop`` and ``squash``.
+        resampling: ``bilinear``, ``bicubic`` or ``lanczos``, each of which averages where it shrinks.
 
     Raises:
         UserError: a value is not allowed.
@@ -70,17 +80,21 @@ class Decoding:
     fit: str = "resize"
     invert: bool = False
     full_scale: int = FULL_SCALE
+    scale: int | None = None
+    resampling: str = "bilinear"
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise UserError(f"data.channels={self.channels}: choose 1 or 3")
         if not isinstance(self.image_size, int) or self.image_size < 1:
             raise UserError(f"data.image_size={self.image_size}: must be a whole number of at least 1")
-        if self.fit not in FITS:
+        if self.fit not in FITS and (self.fit not in CROPPED_FITS or (self.scale or 0) < self.image_size):
             raise UserError(f"data.fit={self.fit}: choose one of {', '.join(FITS)}")
         whole = isinstance(self.full_scale, int) and not isinstance(self.full_scale, bool)
         if not whole or not 1 <= self.full_scale <= FULL_SCALE:
             raise UserError(f"data.full_scale={self.full_scale}: must be a whole number from 1 to {FULL_SCALE}")
+        if self.resampling not in RESAMPLING:
+            raise UserError(f"resampling {self.resampling}: choose one of {', '.join(RESAMPLING)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +146,8 @@ def decode_file(path: str | Path, decoding: Decoding) -> DecodedImage:
     try:
         _refuse_special_file(path)
         with Image.open(path, formats=FORMATS) as image:
-            image.draft(None, (2 * size, 2 * size))  # a large JPEG shrinks while it is decoded
+            if decoding.scale is None:  # pretrained networks want the exact pixels
+                image.draft(None, (2 * size, 2 * size))  # a large JPEG shrinks while it is decoded
             return _convert(image, decoding)
     except UnidentifiedImageError as error:
         raise Unreadable(_why_unidentified(path)) from error
@@ -179,8 +194,10 @@ def _convert(image: Image.Image, decoding: Decoding) -> DecodedImage:
     opaque = opaque.convert("L" if decoding.channels == 1 else "RGB")
     if decoding.invert:
         opaque = ImageOps.invert(opaque)
-    if opaque.size != (size, size):
-        opaque = opaque.resize((size, size), Image.Resampling.BILINEAR)  # averages where it shrinks
+    if decoding.scale is not None:
+        opaque = _cut_centre(opaque, decoding)
+    elif opaque.size != (size, size):
+        opaque = opaque.resize((size, size), RESAMPLING[decoding.resampling])
     pixels = np.asarray(opaque)
     pixels = pixels[None] if decoding.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
     return DecodedImage(pixels, loses_colour, largest)
@@ -218,6 +235,38 @@ def _square(image: Image.Image) -> Image.Image:
     left = (image.width - side) // 2
     top = (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
+
+
+def _cut_centre(image: Image.Image, decoding: Decoding) -> Image.Image:
+    """Resize to ``scale`` and cut the square in the middle.
+
+    The numbers of pixels are rounded as torchvision rounds these.
+    """
+    assert decoding.scale is not None
+    scale = decoding.scale
+    width, height = image.size
+    if decoding.fit == "squash":
+        resized = (scale, scale)
+    elif width <= height:
+        resized = (scale, int(scale * height / width))
+    else:
+        resized = (int(scale * width / height), scale)
+    if image.size != resized:
+        image = image.resize(resized, RESAMPLING[decoding.resampling])
+    left = round((resized[0] - decoding.image_size) / 2)
+    top = round((resized[1] - decoding.image_size) / 2)
+    return image.crop((left, top, left + decoding.image_size, top + decoding.image_size))
+
+
+def decode_array(pixels: Pixels, decoding: Decoding) -> DecodedImage:
+    """Prepare an image of a data set like a file.
+
+    Pixels are ``(C, H, W)`` uint8. A square of ``image_size`` counts as prepared, and is only made grey or coloured.
+    """
+    if pixels.shape[1:] == (decoding.image_size, decoding.image_size):
+        decoding = replace(decoding, fit="resize", scale=None)
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    return _convert(image, decoding)
 
 
 def _eight_bits(image: Image.Image, full_scale: int) -> tuple[Image.Image, int | None]:
@@ -261,7 +310,9 @@ def _has_colour(image: Image.Image) -> bool:
     return bool((pixels.max(2) - pixels.min(2)).max() > COLOUR)
 
 
-def decode_files(paths: Sequence[Path], decoding: Decoding) -> Iterator[DecodedImage | Unreadable]:
+def decode_files(
+    paths: Sequence[Path], decoding: Decoding, title: str = "Decoding images"
+) -> Iterator[DecodedImage | Unreadable]:
     """Decode files by all cores, in order.
 
     A progress bar is shown. Threads decode the files, as Pillow works without Python's lock: processes would each need
@@ -284,7 +335,7 @@ def decode_files(paths: Sequence[Path], decoding: Decoding) -> Iterator[DecodedI
     with ThreadPoolExecutor(threads) as pool:
         try:
             images: list[DecodedImage | Unreadable] = []
-            for place in progress(range(len(paths)), len(paths), "Decoding images"):
+            for place in progress(range(len(paths)), len(paths), title):
                 if place % BATCH == 0:
                     new = islice(batches, 2 * threads - len(waiting))
                     waiting.extend(pool.submit(decode_batch, batch) for batch in new)

@@ -40,6 +40,7 @@ class MiniImageNet:
     ) -> None:
         self.root = expand_home(root, "write data.root=DIR out")
         self.cache_dir = cache_dir
+        self.name = "mini_imagenet"
         self.decoding = Decoding(channels, image_size, fit)
         self.least = {split: sum(numbers) for split, numbers in (least or {}).items()}
 
@@ -50,6 +51,15 @@ class MiniImageNet:
 
         Raises:
             UserError: a file or folder is missing or damaged; or the cache folder cannot be written.
+        """
+        splits = stored(self.cache_dir, self.name, self.root, self.listing(), self.decoding)
+        return keep_large_classes(splits, self.least, self.root)
+
+    def listing(self) -> dict[str, dict[str, list[File]]]:
+        """Return the files of each class of each split.
+
+        Raises:
+            UserError: a file or folder is missing or damaged.
         """
         images = self.root / "images"
         if not images.is_dir():
@@ -63,8 +73,7 @@ class MiniImageNet:
             raise UserError(f"{images} cannot be read ({error.strerror}): allow it") from error
         listing = {split: self._list(split, there) for split in SPLITS}
         assert_disjoint(listing)
-        splits = stored(self.cache_dir, "mini_imagenet", self.root, listing, self.decoding)
-        return keep_large_classes(splits, self.least, self.root)
+        return listing
 
     def _list(self, split: str, there: Mapping[str, os.DirEntry[str]]) -> dict[str, list[File]]:
         """List the files of a split, by class."""

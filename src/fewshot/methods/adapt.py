@@ -52,7 +52,7 @@ class AdaptedParameters(nn.Module):
             for name, layer in network.get_submodule("backbone").named_modules(prefix="backbone"):
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     self._add_low_rank(f"{name}.weight", layer.weight.flatten(1).shape[1])
-        if adapt != "head" and not self.low_rank and not any(name.startswith("backbone.") for name in self.whole):
+        if adapt != "head" and not self.has_backbone:
             raise UserError(f"method.adapt={adapt}, but the backbone has nothing of it: choose another setting")
 
     def _add_low_rank(self, name: str, inputs: int) -> None:
@@ -60,6 +60,11 @@ class AdaptedParameters(nn.Module):
         a = rng.normal(key, (self.rank, inputs)) / inputs**0.5
         self.register_buffer(_buffer(name), a, persistent=False)
         self.low_rank.append(name)
+
+    @property
+    def has_backbone(self) -> bool:
+        """Tell whether any adapted tensor is of the backbone."""
+        return any(name.startswith("backbone.") for name in (*self.whole, *self.low_rank))
 
     def initial(self, params: Params) -> Params:
         """Return the initial adapted tensors from network parameters ``params``."""

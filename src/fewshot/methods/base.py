@@ -19,8 +19,10 @@ from fewshot.engines import Engine
 from fewshot.engines.engine import TaskFunction
 from fewshot.episode import Episode
 from fewshot.errors import UserError
+from fewshot.methods.adapt import AdaptedParameters
 from fewshot.methods.bn_protocol import BatchNormProtocol
 from fewshot.methods.predictor import ExtraLoss, Predictor
+from fewshot.networks import PretrainedBackbone, find_pretrained
 from fewshot.networks.drop_block import with_task_key
 from fewshot.schedule import Schedule, budget_spent, constant, scale_rate, with_initial_rate
 
@@ -84,6 +86,21 @@ class Method(BatchNormProtocol):
         For MetaGAN, return the count of the host.
         """
         return sum(host.adapted_parameters for host in self.children() if isinstance(host, Method))
+
+    @property
+    def feature_extractor(self) -> PretrainedBackbone | None:
+        """Return the backbone whose features can be computed once.
+
+        None if the method trains or adapts the backbone, or has no pretrained backbone.
+        """
+        backbone = find_pretrained(self.network)
+        trains = backbone is not None and any(parameter.requires_grad for parameter in backbone.parameters())
+        return None if trains or self.adapts_backbone else backbone
+
+    @property
+    def adapts_backbone(self) -> bool:
+        """Tell whether the fit to a task changes the backbone."""
+        return any(isinstance(part, AdaptedParameters) and part.has_backbone for part in self.modules())
 
     @abstractmethod
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:

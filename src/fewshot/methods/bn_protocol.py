@@ -18,7 +18,7 @@ from fewshot.engines import Engine
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.predictor import Predictor
-from fewshot.networks import Prediction
+from fewshot.networks import Prediction, find_pretrained
 from fewshot.networks.norm_layers import Statistics, batch_norms, normalising, recording
 from fewshot.networks.refused_layers import refuse_layers
 
@@ -81,8 +81,13 @@ class BatchNormProtocol(pl.LightningModule, ABC):
 
     @property
     def bn_protocol(self) -> str:
-        """Return ``bn``; ``none`` without batch norms."""
-        return self.bn if batch_norms(self.network) else "none"
+        """Return ``bn``; ``none`` without batch norms.
+
+        A pretrained network is ``frozen``: its layers stay in evaluation mode.
+        """
+        if batch_norms(self.network):
+            return self.bn
+        return "none" if find_pretrained(self.network) is None else "frozen"
 
     def forward_queries(
         self, network: nn.Module, params: dict[str, Tensor], support_x: Tensor, x: Tensor, joint: bool = False

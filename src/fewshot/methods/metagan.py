@@ -136,6 +136,11 @@ class MetaGAN(Method):
         return self.host.network
 
     @property
+    def feature_extractor(self) -> None:
+        """Return None: generated images have no features before."""
+        return None
+
+    @property
     def features(self) -> int:
         return self.host.features
 

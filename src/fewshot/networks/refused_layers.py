@@ -6,6 +6,8 @@ and chance is a function of the task's key, so that a result does not depend on 
 ``nn.LayerNorm`` and affine ``nn.InstanceNorm2d`` are accepted: their second derivatives are wrong where
 ``torch.func.grad`` is called inside ``torch.func.vmap`` (torch 2.13), and right in our engines, which differentiate
 below ``vmap``. A test compares both with finite differences.
+
+The layers of a ``PretrainedBackbone`` are accepted: they stay in evaluation mode, without state and chance.
 """
 
 from torch import nn
@@ -15,6 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fewshot.errors import UserError
 from fewshot.networks.norm_layers import GroupNorm
+from fewshot.networks.pretrained import PretrainedBackbone
 
 _CHANCE = (_DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _STOCHASTIC_DEPTH = ("DropPath", "StochasticDepth")  # of libraries that nobody needs to install
@@ -26,8 +29,11 @@ def refuse_layers(module: nn.Module) -> None:
     Raises:
         UserError: a layer keeps state or draws random numbers in its forward pass, or fails under ``vmap``.
     """
+    pretrained = {
+        id(part) for found in module.modules() if isinstance(found, PretrainedBackbone) for part in found.modules()
+    }
     for name, layer in module.named_modules():
-        reason = _reason(layer)
+        reason = "" if id(layer) in pretrained else _reason(layer)
         if reason:
             raise UserError(f"the network has the layer {name or 'it is made of'}, {type(layer).__name__}: {reason}")
 

@@ -1,0 +1,105 @@
+"""Hold a pretrained network as a backbone.
+
+The preprocessing of the images belongs to the network: the data follow the network. Its BatchNorm layers stay in
+evaluation mode, dropout and stochastic depth do nothing, so that a forward pass has no memory and no chance.
+"""
+
+from hashlib import sha256
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot.data.images import Decoding
+from fewshot.networks.backbone import Backbone
+
+RGB = 3
+
+
+class PretrainedBackbone(Backbone):
+    """Map pixels to the pooled features of a pretrained network.
+
+    Args:
+        network: maps normalised images ``(M, 3, S, S)`` to features ``(M, features)``.
+        features: the number of features.
+        decoding: how an image file becomes the pixels that the network was trained on.
+        mean, std: of each channel, for pixels in [0, 1].
+        name: of the network, for messages.
+        frozen: train no parameter. Methods that adapt to a task may still adapt the parameters.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        features: int,
+        decoding: Decoding,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        name: str,
+        frozen: bool = True,
+    ) -> None:
+        super().__init__(features, network)
+        self.decoding = decoding
+        self.name = name
+        self.frozen = frozen
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self.requires_grad_(not frozen)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "PretrainedBackbone":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features ``(M, D)``.
+
+        Images ``(M, C, H, W)`` hold pixels in [0, 1]; a grey image has its channel three times, and images of another
+        size are resized. Features ``(M, D, 1, 1)``, computed before, are returned as ``(M, D)``.
+        """
+        if x.shape[1:] == (self.features, 1, 1):
+            return x.flatten(1)
+        if x.shape[1] == 1:
+            x = x.expand(-1, RGB, -1, -1)
+        if x.shape[2] != self.decoding.image_size:
+            x = resize(x, self.decoding)
+        return super().forward((x - self.mean) / self.std)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return features ``(M, D)`` of pixels.
+
+        Pixels are ``(M, 3, S, S)`` uint8; features lie on the CPU.
+        """
+        x = pixels.to(self.mean.device).to(self.mean.dtype) / 255
+        features: Tensor = self(x.contiguous(memory_format=torch.channels_last))
+        return features.float().cpu()
+
+    def digest(self) -> str:
+        """Hash the weights and the normalisation."""
+        digest = sha256(repr((self.name, self.mean.tolist(), self.std.tolist())).encode())
+        for name, value in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def resize(x: Tensor, decoding: Decoding) -> Tensor:
+    """Resize square images as files are decoded.
+
+    Images ``(M, C, H, H)`` with values in [0, 1] become ``(M, C, S, S)``. Unlike Pillow's, the values are not rounded.
+    """
+    scale = decoding.scale or decoding.image_size
+    mode = "bilinear" if decoding.resampling == "bilinear" else "bicubic"
+    enlarged = F.interpolate(x, (scale, scale), mode=mode, antialias=True).clamp(0, 1)
+    start = round((scale - decoding.image_size) / 2)
+    end = start + decoding.image_size
+    return enlarged[:, :, start:end, start:end]
+
+
+def find_pretrained(network: nn.Module) -> PretrainedBackbone | None:
+    """Return the pretrained backbone in a network, if any."""
+    return next((module for module in network.modules() if isinstance(module, PretrainedBackbone)), None)
