@@ -1,12 +1,11 @@
 """Load your own images from folders of classes."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 
 from fewshot.data.class_folders import list_folders, scan
+from fewshot.data.class_shares import SHARES, SPLITS, check_shares, divide_classes, split_name
 from fewshot.data.image_store import File, keep_large_classes, stored
 from fewshot.data.images import FULL_SCALE, Decoding
 from fewshot.data.paths import expand_home
@@ -14,13 +13,6 @@ from fewshot.data.split import Split
 from fewshot.errors import UserError
 
 log = logging.getLogger(__name__)
-SPLITS = ("train", "val", "test")
-# Usual names of splits, in lower case, without "meta", "set", hyphens and underscores.
-SPLIT_NAMES = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-
 Classes = dict[str, list[File]]
 
 
@@ -70,12 +62,10 @@ class ImageFolder:
         self.name = name
         self.hint = hint
         self.decoding = Decoding(channels, image_size, fit, invert, full_scale)
-        self.shares = dict(shares or {"train": 0.64, "val": 0.16, "test": 0.2})
+        self.shares = dict(shares or SHARES)
         self.split_seed = split_seed
         self.least = {split: sum(numbers) for split, numbers in (least or {}).items()}
-        wrong = set(self.shares) - set(SPLITS) or any(share < 0 for share in self.shares.values())
-        if wrong or not all(self.shares.get(split) for split in ("train", "test")):
-            raise UserError(f"data.shares={self.shares}: needs train, test and, if wanted, val, none below 0")
+        check_shares(self.shares)
 
     def load(self) -> dict[str, Split]:
         """Return the splits by name.
@@ -156,38 +146,10 @@ class ImageFolder:
         classes = scan(self.root)
         _refuse_no_class(self.root, classes)
         _refuse_hidden_splits(self.root, classes)
-        # Shares are of the classes that a task could use, whatever the task: a split that depends on the task would
-        # let a class train for one task and test another. The others are kept to be named with their numbers.
         enough = min(2, *self.least.values()) if self.least else 1
-        usable = [name for name in classes if len(classes[name]) >= enough]
-        # The order of a hash, not of a random generator, whose stream may change with a library.
-        order = sorted(usable, key=lambda name: sha256(f"{self.split_seed}/{name}".encode()).digest())
-        wanted = [split for split in SPLITS if self.shares.get(split)]
-        if len(order) < len(wanted):
-            raise UserError(
-                f"{self.root} has {len(order)} classes{f' of {enough} images or more' if enough > 1 else ''}, "
-                f"too few for {', '.join(wanted)}: add some"
-                + (", or set data.shares.val=0" if len(wanted) == 3 else "")
-            )
-        total = sum(self.shares.values())
-        listing: dict[str, Classes] = {}
-        for split in reversed(wanted[1:]):  # what is left is for training
-            number = max(1, round(len(usable) * self.shares[split] / total))
-            number = min(number, len(order) - wanted.index(split))  # one at least for each of the others
-            part = order[-number:]
-            order = order[:-number]
-            listing[split] = {name: classes[name] for name in sorted(part)}
-        small = set(classes).difference(usable)
-        listing["train"] = {name: classes[name] for name in sorted({*order, *small})}
-        return {split: listing[split] for split in wanted}
-
-
-def split_name(folder: str) -> str | None:
-    """Return the split that a folder's name means.
-
-    For example ``val`` for ``Valid``; None for any other name.
-    """
-    return SPLIT_NAMES.get(re.sub(r"^meta|set$|[-_ ]", "", folder.casefold()))
+        sizes = {name: len(files) for name, files in classes.items()}
+        divided = divide_classes(sizes, self.shares, self.split_seed, enough, self.root)
+        return {split: {name: classes[name] for name in names} for split, names in divided.items()}
 
 
 def _refuse_no_class(folder: Path, classes: Classes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fewshot.data.class_folders import file_state
-from fewshot.data.image_folder import SPLITS
+from fewshot.data.class_shares import SPLITS
 from fewshot.data.image_store import File, keep_large_classes, stored
 from fewshot.data.images import Decoding
 from fewshot.data.paths import expand_home
