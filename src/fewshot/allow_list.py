@@ -37,6 +37,8 @@ _PACKAGES = {
 _SPECIAL = ("_target_", "_partial_")
 _WRITES = ("save_dir", "folder", "dirpath", "default_root_dir", "cache_dir")  # settings that name places to write
 MAX_IMAGE_SIZE = 2048
+MAX_CHANNELS = 65_536  # features have as many channels
+MAX_NUMBERS = 64 * MAX_IMAGE_SIZE**2  # of one image
 MAX_NUMBER = 10**6  # in the settings of a method
 
 
@@ -153,11 +155,15 @@ def _refuse_impossible_images(settings: Settings) -> None:
     data = Resolver(settings).resolve(settings.get("data"), ("data",))
     if not isinstance(data, dict):
         raise UserError("its settings have no data")
-    for key, least, most in (("channels", 1, 64), ("image_size", 1, MAX_IMAGE_SIZE)):
+    for key, least, most in (("channels", 1, MAX_CHANNELS), ("image_size", 1, MAX_IMAGE_SIZE)):
         value = data.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             wanted = f"a whole number from {least} to {most}"
             raise UserError(f"its settings have data.{key}={_short(value)}: must be {wanted}")
+    if (numbers := data["channels"] * data["image_size"] ** 2) > MAX_NUMBERS:
+        raise UserError(f"its settings have images of {numbers} numbers: at most {MAX_NUMBERS} are allowed")
+    if not isinstance(data.get("pixels", True), bool):
+        raise UserError(f"its settings have data.pixels={_short(data['pixels'])}: must be true or false")
     for key in ("mean", "std"):
         value = data.get(key)
         number = float("nan") if isinstance(value, bool) or not isinstance(value, int | float) else value

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewshot import checkpoint, rng
 from fewshot.augment import Affine
+from fewshot.data.any_arrays import to_values
 from fewshot.data.any_images import Images, to_labels, to_pixels
 from fewshot.data.images import FULL_SCALE, Decoding
 from fewshot.episode import Episode
@@ -66,6 +67,7 @@ def load(path: str | Path, bn: str | None = None, trust: Collection[str] = ()) -
         data.get("full_scale", FULL_SCALE),
         needs_unlabeled=isinstance(task, dict) and task.get("unlabeled", 0) > 0,
         preprocessing=backbone.decoding if backbone else None,
+        values=data.get("pixels") is False,
     )
 
 
@@ -79,6 +81,7 @@ class Learner:
         mean, std: normalisation of pixels in [0, 1].
         needs_unlabeled: the method was trained with images without labels in each task.
         preprocessing: of a pretrained network, in place of ``fit_to``.
+        values: the network takes arrays of any numbers, not pixels.
     """
 
     method: Method
@@ -91,12 +94,20 @@ class Learner:
     full_scale: int = FULL_SCALE
     needs_unlabeled: bool = False
     preprocessing: Decoding | None = None
+    values: bool = False
 
     @property
     def decoding(self) -> Decoding:
-        """Return how files become pixels."""
+        """Return how files become pixels.
+
+        Raises:
+            UserError: the network takes no images of files.
+        """
         if self.preprocessing is not None:
             return replace(self.preprocessing, invert=self.invert, full_scale=self.full_scale)
+        if self.values or self.channels not in (1, 3):
+            kind = "features" if self.image_size == 1 else f"arrays of {self.channels} channels"
+            raise UserError(f"this network takes {kind}, not image files: fewshot.load(PATH).fit(arrays, labels)")
         return Decoding(self.channels, self.image_size, self.fit_to, self.invert, self.full_scale)
 
     def fit(
@@ -112,7 +123,8 @@ class Learner:
         The support set may have any number of classes and images.
 
         Args:
-            images: files, images of Pillow's, arrays or tensors: see ``fewshot.data.any_images.to_pixels``.
+            images: files, images of Pillow's, arrays or tensors: see ``fewshot.data.any_images.to_pixels``. A network
+                trained on features takes ``(M, D)``: see ``fewshot.data.any_arrays.to_values``.
             labels: one for each image: numbers or texts, in a sequence, an array or a tensor.
             unlabeled: images of the same classes, for the methods that use them.
             generator: False lets a MetaGAN adapt as its host alone, without generated images.
@@ -125,6 +137,8 @@ class Learner:
         """
         if views < 1:
             raise UserError(f"views={views}: must be at least 1")
+        if views > 1 and self.image_size == 1:
+            raise UserError(f"views={views} changes images, not features: leave views out")
         x = self.pixels(images)
         names = to_labels(labels)
         classes = sorted(set(names), key=str)
@@ -166,14 +180,15 @@ class Learner:
             log.warning("%d support images: the method adapts to all of them at once, which takes much memory", images)
 
     def read(self, images: Images) -> Tensor:
-        """Convert images of any kind to pixels.
+        """Convert images of any kind to pixels or values.
 
-        Pixels are ``(M, C, S, S)``, as uint8 or as floats in [0, 1].
+        Pixels are ``(M, C, S, S)``, as uint8 or as floats in [0, 1]; values are any floats.
 
         Raises:
-            UserError: see ``fewshot.data.any_images.to_pixels``.
+            UserError: see ``fewshot.data.any_images.to_pixels`` and ``fewshot.data.any_arrays.to_values``.
         """
-        return to_pixels(images, self.decoding)
+        shape = (self.channels, self.image_size, self.image_size)
+        return to_values(images, shape) if self.values else to_pixels(images, shape, lambda: self.decoding)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return pixels as the network takes these."""

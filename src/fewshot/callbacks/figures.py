@@ -22,7 +22,7 @@ class Figures(pl.Callback):
 
     The files lie in ``folder``. Only loggers that take images get copies. The pictures of a method
     (``Method.pictures``) are drawn at every validation, for the same first validation tasks, and for the first task as
-    one strip over time. Only data of 1 or 3 channels are images.
+    one strip over time. Only data of 1 or 3 channels and more than one pixel are images.
 
     Args:
         folder: of the PNG files.
@@ -93,10 +93,13 @@ class Figures(pl.Callback):
         if not _are_images(episodes):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
+        support, query = _in_unit_range(
+            episodes.support_x * data.std + data.mean, episodes.query_x * data.std + data.mean
+        )
         task_sheet(
-            _shown(episodes.support_x * data.std + data.mean),
+            _shown(support),
             episodes.support_y.cpu().numpy(),
-            _shown(episodes.query_x * data.std + data.mean),
+            _shown(query),
             episodes.query_y.cpu().numpy(),
             outputs["logits"][: self.episodes].softmax(-1).float().cpu().numpy(),
             self.folder / "test_episodes.png",
@@ -134,7 +137,19 @@ def _pictures(method: Method, episodes: Episode) -> list[dict[str, Any]]:
 
 
 def _are_images(episodes: Episode) -> bool:
-    return episodes.support_x.shape[-3] in (1, 3)
+    return episodes.support_x.shape[-3] in (1, 3) and episodes.support_x.shape[-1] > 1
+
+
+def _in_unit_range(*images: Tensor) -> list[Tensor]:
+    """Scale images to [0, 1] together.
+
+    Pixels are there already; other values are drawn from black, the least, to white, the largest.
+    """
+    low = min(float(x.min()) for x in images)
+    high = max(float(x.max()) for x in images)
+    if low >= -0.01 and high <= 1.01:  # rounding of a normalisation
+        return list(images)
+    return [(x - low) / max(high - low, 1e-12) for x in images]
 
 
 def _shown(x: Tensor) -> Any:

@@ -19,6 +19,7 @@ import torch
 from hydra.utils import get_object, instantiate
 
 from fewshot.data import EpisodeData, Task
+from fewshot.data.arrays import MAX_FEATURES, MAX_NUMBERS
 from fewshot.errors import UserError
 
 _ROOT: dict[str, Any] = {
@@ -80,7 +81,7 @@ RANGES: dict[str, Range] = {
     # of data
     **dict.fromkeys(("within", "eval_within"), _FRACTION),
     "label_fraction": Range(0, 1, open=True),
-    "channels": Range(1, 16),
+    "channels": Range(1, MAX_FEATURES),
     "image_size": Range(1, 1024),
     "full_scale": Range(1, 65_535),
     "mean": Range(-1e6, 1e6),
@@ -162,6 +163,9 @@ def _check_data(data: Mapping[str, Any]) -> None:
     hints = _hints_of(EpisodeData) | (_hints_of(get_object(dataset["_target_"])) if "_target_" in dataset else {})
     _check_values(data, "data", {"image_size": int, "channels": int, **hints})
     _check_node(dataset, "data.dataset")
+    channels, size = data.get("channels", 1), data.get("image_size", 1)
+    if channels * size**2 > MAX_NUMBERS:
+        raise UserError(f"data.channels={channels}, data.image_size={size}: at most {MAX_NUMBERS:,} numbers an image")
     if data.get("std") == 0:
         raise UserError("data.std=0: must not be 0, since pixels are divided by it")
 

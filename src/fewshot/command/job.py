@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fewshot import allow_list, checkpoint, distributed
 from fewshot.command import run_folder
+from fewshot.command.array_shape import fill_array_shape
 from fewshot.command.check_settings import check_settings
 from fewshot.command.paths import expand_folders, expand_paths
 from fewshot.command.pretrained_data import forget_weights
@@ -265,6 +266,7 @@ def _make_job(cfg: DictConfig, out: Path, resumed: Path | None, commit: str | No
     """Resolve the settings and check them."""
     cfg = cfg.copy()
     apply_typed_budget(cfg, cfg.typed)
+    fill_array_shape(cfg)
     stored = OmegaConf.to_yaml(cfg)
     if resumed or cfg.checkpoint:
         forget_weights(cfg)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fewshot.data.arrays import Arrays
 from fewshot.data.batches import ClassBatches
 from fewshot.data.gaussians import Gaussians
 from fewshot.data.glyphs import Glyphs
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from fewshot.data.datamodule import EpisodeData
 
 __all__ = [
-    "ClassBatches", "EpisodeData", "EpisodeSampler", "Gaussians", "Glyphs", "ImageFolder", "MiniImageNet", "Omniglot",
-    "Split", "Task",
+    "Arrays", "ClassBatches", "EpisodeData", "EpisodeSampler", "Gaussians", "Glyphs", "ImageFolder", "MiniImageNet",
+    "Omniglot", "Split", "Task",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 Images are files, tensors, arrays, or images of Pillow's.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fewshot.data.any_arrays import Shape, with_space
 from fewshot.data.images import DecodedImage, Decoding, Unreadable, decode_files, decode_image
 from fewshot.errors import UserError
 from fewshot.files import printable
@@ -21,36 +22,37 @@ Images = OneImage | Sequence[OneImage]
 _SLACK = 1e-3  # of floats around [0, 1], after someone else's resizing
 
 
-def to_pixels(images: Images, decoding: Decoding) -> Tensor:
+def to_pixels(images: Images, wanted: Shape, decoding: Callable[[], Decoding]) -> Tensor:
     """Convert images to one tensor of pixels.
 
     The tensor is ``(M, C, S, S)``: uint8, or floats in [0, 1].
 
     Args:
         images: files; images of Pillow's; arrays ``(H, W)`` or ``(H, W, 3)`` of uint8; these are resized. Or arrays and
-            tensors ``(C, S, S)``, or one ``(M, C, S, S)``, of uint8 or floats in [0, 1]. One alone is one image.
-        decoding: C, S, and how files are read.
+            tensors ``(C, S, S)``, or one ``(M, C, S, S)``, of uint8 or floats in [0, 1]; of ``(M, C)`` for images of
+            one pixel. One alone is one image.
+        wanted: (C, S, S).
+        decoding: returns how files are read; called for images that are not of this shape.
 
     Raises:
         UserError: a file cannot be read, an array has another shape, or numbers are not in [0, 1].
     """
     if isinstance(images, str | Path | Image.Image):
         images = [images]
-    wanted = (decoding.channels, decoding.image_size, decoding.image_size)
     if isinstance(images, np.ndarray) and images.dtype != object:
         images = torch.from_numpy(np.ascontiguousarray(images))
     if isinstance(images, Tensor):
-        return _checked(images[None] if tuple(images.shape) == wanted else images, wanted)
+        return _checked(with_space(images, wanted), wanted)
     given = list(images)
     if given and all(isinstance(image, Tensor | np.ndarray) and tuple(image.shape) == wanted for image in given):
         stacked = [torch.as_tensor(image) for image in given]
         if len({image.dtype for image in stacked}) > 1:
             raise UserError("the images have different types of numbers: give uint8, or floats in [0, 1]")
         return _checked(torch.stack(stacked), wanted)
-    return torch.from_numpy(_decoded(given, decoding))
+    return torch.from_numpy(_decoded(given, decoding()))
 
 
-def _checked(images: Tensor, wanted: tuple[int, int, int]) -> Tensor:
+def _checked(images: Tensor, wanted: Shape) -> Tensor:
     if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
         raise UserError(f"images are {tuple(images.shape)}, but the network takes (M, {', '.join(map(str, wanted))})")
     if images.dtype == torch.uint8 or not images.numel():

@@ -333,10 +333,13 @@ def first_reasons(unreadable: list[tuple[str, str]]) -> str:
     return ", ".join(f"{path} ({reason})" for path, reason in unreadable[:3]) + more
 
 
-def keep_large_classes(splits: dict[str, Split], least: Mapping[str, int], root: Path) -> dict[str, Split]:
+def keep_large_classes(
+    splits: dict[str, Split], least: Mapping[str, int], root: Path, noun: str = "images"
+) -> dict[str, Split]:
     """Leave out classes with too few images.
 
-    ``least`` gives the number that a split needs. One line names the classes that are left out.
+    ``least`` gives the number that a split needs. One line names the classes that are left out. Messages call an image
+    by ``noun``.
 
     Raises:
         UserError: a split has no class with so many.
@@ -348,8 +351,8 @@ def keep_large_classes(splits: dict[str, Split], least: Mapping[str, int], root:
         few = split.counts < need
         if few.all():
             raise UserError(
-                f"{root}: no class of {name} has the {need} images that a task takes, the largest has "
-                f"{int(split.counts.max())}: add images, or lower task.shots or task.queries "
+                f"{root}: no class of {name} has the {need} {noun} that a task takes, the largest has "
+                f"{int(split.counts.max())}: add {noun}, or lower task.shots or task.queries "
                 "(task.train_shots or task.train_queries)"
             )
         kept[name] = split.only(~few) if few.any() else split
@@ -358,5 +361,5 @@ def keep_large_classes(splits: dict[str, Split], least: Mapping[str, int], root:
             more = f" and {len(named) - 20} more" if len(named) > 20 else ""
             left_out.append(f"{len(named)} of {len(few)} in {name}, which needs {need}: {', '.join(named[:20])}{more}")
     if left_out:
-        log.warning("%s: classes with too few images for the task are left out: %s", root, "; ".join(left_out))
+        log.warning("%s: classes with too few %s for the task are left out: %s", root, noun, "; ".join(left_out))
     return kept

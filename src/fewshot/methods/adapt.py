@@ -52,7 +52,8 @@ class AdaptedParameters(nn.Module):
             for name, layer in network.get_submodule("backbone").named_modules(prefix="backbone"):
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     self._add_low_rank(f"{name}.weight", layer.weight.flatten(1).shape[1])
-        if adapt != "head" and not self.has_backbone:
+        # Of a backbone without parameters, "all" is the head.
+        if adapt not in ("all", "head") and not self.has_backbone:
             raise UserError(f"method.adapt={adapt}, but the backbone has nothing of it: choose another setting")
 
     def _add_low_rank(self, name: str, inputs: int) -> None:

@@ -1,6 +1,6 @@
 """Collect backbones, norms, heads and MetaGAN's networks."""
 
-from fewshot.networks.backbone import Backbone, conv4, mlp
+from fewshot.networks.backbone import Backbone, conv4, identity, mlp
 from fewshot.networks.class_head import ClassHead, CosineHead, LinearHead
 from fewshot.networks.classifier import Classifier, LinearClassifier, Prediction
 from fewshot.networks.drop_block import DropBlock
@@ -36,6 +36,7 @@ __all__ = [
     "conv4",
     "efficientnet_lite0",
     "find_pretrained",
+    "identity",
     "mlp",
     "resnet12",
     "resnet18",

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from fewshot.errors import UserError
 from fewshot.networks.convolution import Conv2d
 from fewshot.networks.norm_layers import make_norm
 
@@ -45,6 +46,21 @@ class MeanOverSpace(nn.Module):
         return x.mean((2, 3))
 
 
+def refuse_features(image_size: int) -> None:
+    """Refuse data without space, such as features.
+
+    Of an image of 1 x 1 a 3x3 convolution sees one number and eight zeros.
+
+    Raises:
+        UserError: the image has one pixel.
+    """
+    if image_size == 1:
+        raise UserError(
+            "this network convolves images, and the data are features or points (1 x 1): choose backbone=mlp or "
+            "backbone=identity"
+        )
+
+
 def conv4(
     channels: int,
     image_size: int,
@@ -73,7 +89,9 @@ def conv4(
     Raises:
         ValueError: the numbers of widths and blocks differ, or the image's side is too small or no multiple of
             ``unshuffle``.
+        UserError: the data are features.
     """
+    refuse_features(image_size)
     if unshuffle < 1 or image_size % unshuffle:
         raise ValueError(f"unshuffle={unshuffle}: must be a whole number that divides the image's side, {image_size}")
     widths = [width] * depth if isinstance(width, int) else list(width)
@@ -109,6 +127,15 @@ def mlp(channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 6
         layers += [nn.Linear(before, width), make_norm(norm, width), nn.ReLU()]
         before = width
     return Backbone(before, xavier(nn.Sequential(*layers)))
+
+
+def identity(channels: int, image_size: int) -> Backbone:
+    """Return images or features without a change.
+
+    There is nothing to train. Images ``(M, C, S, S)`` become ``(M, C * S * S)``.
+    """
+    shape = (channels, image_size, image_size)
+    return Backbone(math.prod(shape), nn.Flatten(), shape)
 
 
 def xavier(module: Network) -> Network:

@@ -8,7 +8,7 @@ batch norm epsilon 1e-3.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.networks.backbone import Backbone, xavier
+from fewshot.networks.backbone import Backbone, refuse_features, xavier
 from fewshot.networks.gan import Generator, TaskEncoder
 from fewshot.networks.norm_layers import BatchNorm
 
@@ -44,6 +44,7 @@ def classifier_body(channels: int, image_size: int, width: int = 64, depth: int 
     layers: list[nn.Module] = []
     for block in range(depth):
         layers += [SameConv2d(width if block else channels, width, 3, 2), BatchNorm(width, eps=_EPS), nn.ReLU()]
+    refuse_features(image_size)
     side = -(-image_size // 2**depth)
     return Backbone(width * side**2, xavier(nn.Sequential(*layers, nn.Flatten())), (width, side, side))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fewshot.networks.backbone import Backbone, kaiming
+from fewshot.networks.backbone import Backbone, kaiming, refuse_features
 from fewshot.networks.convolution import Conv2d
 from fewshot.networks.drop_block import DropBlock
 from fewshot.networks.norm_layers import make_norm
@@ -57,6 +57,7 @@ def resnet12(
         drop_rate, block_size: of DropBlock in the last two blocks.
         norm: see ``fewshot.networks.norm_layers``.
     """
+    refuse_features(image_size)
     if image_size < 2 ** len(widths):
         raise ValueError(f"images of {image_size} x {image_size} are too small for {len(widths)} poolings")
     blocks: list[nn.Module] = []

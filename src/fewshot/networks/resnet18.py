@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewshot.networks.backbone import Backbone, kaiming
+from fewshot.networks.backbone import Backbone, kaiming, refuse_features
 from fewshot.networks.convolution import Conv2d
 from fewshot.networks.norm_layers import make_norm
 
@@ -38,11 +38,12 @@ def resnet18(
     A block has two convolutions; the mean over space follows.
 
     Args:
-        channels, image_size: channels and side of the images; any size.
+        channels, image_size: channels and side of the images; any size above 1.
         width: filters of the first two blocks; the number doubles three times.
         small_images: a 3x3 convolution first, in place of ImageNet's 7x7 of stride 2 and 3x3 max-pooling of stride 2.
         norm: see ``fewshot.networks.norm_layers``.
     """
+    refuse_features(image_size)
     bias = norm == "none"
     if small_images:
         layers: list[nn.Module] = [Conv2d(channels, width, 3, 1, 1, bias=bias), make_norm(norm, width), nn.ReLU()]
