@@ -20,6 +20,16 @@ def names(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
+def choosing(data: str) -> tuple[str, ...]:
+    """Return the overrides that choose a data set, with what the user or a file must give."""
+    root = f"data.root={data}"
+    given = {
+        "folder": (root,),
+        "arrays": (root, "data.channels=4", "data.image_size=1", "data.pixels=false", "backbone=mlp"),
+    }
+    return (f"data={data}", *given.get(data, ()))
+
+
 @cache
 def resolved_settings(*overrides: str) -> dict[str, Any]:
     """Return the resolved settings of a command line, as a job holds them; they are shared, so never change them."""

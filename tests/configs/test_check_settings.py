@@ -6,7 +6,7 @@ import pytest
 
 from fewshot.command.check_settings import check_settings
 from fewshot.errors import UserError
-from settings_of import names, places, resolved_settings
+from settings_of import choosing, names, places, resolved_settings
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_every_choice_passes(group, choice):
 
 @pytest.mark.parametrize("data", names("data"))
 def test_every_data_set_passes(data):
-    check_settings(resolved_settings(f"data={data}", *(["data.root=somewhere"] if data == "folder" else [])))
+    check_settings(resolved_settings(*choosing(data)))
 
 
 def test_a_budget_in_time_and_all_loggers_pass():
@@ -104,9 +104,9 @@ def test_no_number_of_any_config_may_be_nan_or_infinite_or_text():
     """Also of configs that are new: each distinct key once, in the first recipe that has it."""
     recipes = [(f"method={method}",) for method in names("method")]
     recipes += [(f"backbone={backbone}",) for backbone in names("backbone")]
-    recipes += [(f"data={data}",) for data in names("data") if data != "folder"]
+    recipes += [choosing(data) for data in names("data")]
     recipes += [(f"experiment={experiment}",) for experiment in names("experiment")]
-    recipes += [("data=folder", "data.root=somewhere"), ("trainer=ddp",)]
+    recipes += [("trainer=ddp",)]
     recipes += [("logger=[csv,tensorboard,wandb]", "trainer.max_time=00:00:01:00")]
     seen = set()
     for recipe in recipes:

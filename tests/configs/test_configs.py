@@ -14,6 +14,7 @@ from fewshot.data import Task
 from fewshot.engines import VmapEngine
 from fewshot.methods import ProtoNet
 from methods_table import METHODS, build
+from settings_of import choosing
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -59,7 +60,7 @@ def test_tasks_are_valid(task, method):
 
 @pytest.mark.parametrize("data", names("data"))
 def test_data_sets_build(data):
-    cfg = composed(f"data={data}", "data.root=somewhere") if data == "folder" else composed(f"data={data}")
+    cfg = composed(*choosing(data))
     assert callable(instantiate(cfg.data.dataset).load)
     assert cfg.data.name == data
 

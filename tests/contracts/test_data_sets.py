@@ -1,22 +1,24 @@
-"""Check every data set of conf/data that needs no files against the same rules."""
+"""Check every data set of conf/data that needs no folders of files against the same rules."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import fewshot.command.run_folder  # noqa: F401 - resolvers of conf/config.yaml
+from fewshot.command.array_shape import fill_array_shape
 from fewshot.data import EpisodeData, Task
 from fewshot.data.split import assert_disjoint
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def composed(data: str):
+def composed(data: str, *more: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=[f"data={data}"])
+        return compose("config", overrides=[f"data={data}", *more])
 
 
 # A data set with a root reads files of its own; tests/data makes such files.
@@ -25,9 +27,19 @@ MADE = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=MADE, scope="module")
-def cfg(request):
-    return composed(request.param)
+@pytest.fixture(params=[*MADE, "arrays of features", "arrays of values", "arrays of pixels"], scope="module")
+def cfg(request, tmp_path_factory):
+    if request.param in MADE:
+        return composed(request.param)
+    file = tmp_path_factory.mktemp("arrays") / "made.npz"
+    random = np.random.default_rng(0)
+    shape, kind = {"features": ((7,), "f8"), "values": ((2, 5, 5), "f2"), "pixels": ((3, 4, 4), "u1")}[
+        request.param.split()[-1]
+    ]
+    np.savez(file, x=random.uniform(0, 256, (1000, *shape)).astype(kind), y=random.permutation(1000) % 50)
+    cfg = composed("arrays", f"data.root={file}")
+    fill_array_shape(cfg)
+    return cfg
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from fewshot.allow_list import build, refuse_foreign_targets
 from fewshot.stored_settings import Resolver, parse
+from settings_of import choosing
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = [
@@ -19,9 +20,9 @@ CHOICES = [
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_config_can_be_stored_and_read(group: str, name: str) -> None:
-    typed = [f"{group}={name}", *(["data.root=images"] if name == "folder" else [])]
+    typed = choosing(name) if group == "data" else [f"{group}={name}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides=typed)
+        cfg = compose("config", overrides=list(typed))
     OmegaConf.set_struct(cfg, False)
     cfg.choices = {"method": "protonet", "data": "glyphs", "task": "5w1s"}  # as a run notes them
     text = OmegaConf.to_yaml(cfg)

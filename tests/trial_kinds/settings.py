@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from settings_of import names, places, resolved_settings
+from settings_of import choosing, names, places, resolved_settings
 from trial_kinds import Trial, kind
 
 # No number of any recipe may be one of these.
@@ -20,8 +20,7 @@ def recipes() -> list[tuple[str, ...]]:
     """Return the overrides that choose each recipe."""
     groups = ("method", "backbone", "experiment", "engine", "trainer")
     chosen = [(f"{group}={name}",) for group in groups for name in names(group)]
-    data = [(f"data={name}", *(("data.root=nowhere",) if name == "folder" else ())) for name in names("data")]
-    return [*chosen, *data, ("logger=[csv,tensorboard,wandb]",)]
+    return [*chosen, *map(choosing, names("data")), ("logger=[csv,tensorboard,wandb]",)]
 
 
 def build(settings: dict[str, Any]) -> int:
