@@ -41,6 +41,8 @@ def to_values(rows: Any, shape: Shape) -> Tensor:
     try:
         if isinstance(rows, list | tuple) and any(isinstance(row, Tensor) for row in rows):
             rows = torch.stack([torch.as_tensor(row) for row in rows])
+        if isinstance(rows, Tensor) and rows.dtype == torch.bfloat16:  # numpy has no such numbers
+            rows = rows.float()
         values = rows.numpy(force=True) if isinstance(rows, Tensor) else np.asarray(rows)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"the rows have several lengths, or are no numbers: give an array {wanted}") from error
