@@ -17,7 +17,7 @@ from fewshot.errors import UserError
 DIGITS = (
     "data=arrays", "data.root=digits.npz", "data.shares={train:0.4,val:0.3,test:0.3}", "task=3w5s",
     "task.train_ways=3", "trainer.max_steps=60", "trainer.val_check_interval=60", "trainer.log_every_n_steps=60",
-    "task.test_episodes=50", "task.val_episodes=10", "figures=false",
+    "task.test_episodes=30", "task.val_episodes=10", "figures=false",
 )  # fmt: skip
 
 
@@ -55,15 +55,16 @@ def result(folder):
 
 @pytest.mark.parametrize(
     ("method", "least"),
-    [("maml backbone=mlp", 0.6), ("maml backbone=identity", 0.6), ("nearest", 0.8), ("ridge backbone=identity", 0.8),
-     ("ridge backbone=mlp", 0.6)],
+    [("maml backbone=mlp", 0.6), ("maml backbone=identity data.std=16", 0.6),
+     ("nearest", 0.8), ("ridge backbone=identity", 0.8)],
 )  # fmt: skip
 def test_methods_are_above_chance(run, method, least):
-    status, line, folder = run(method.replace("=", "_"), *DIGITS, *f"method={method}".split())
+    status, line, folder = run(re.sub(r"\W", "_", method), *DIGITS, *f"method={method}".split())
     assert status == 0, line
     assert result(folder)["test"]["accuracy"] > least
 
 
+@pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")
 def test_class_means_of_features_are_those_of_scikit_learn(run):
     """Where nothing is trained, a task is nearest centroids on the rows themselves."""
     status, line, folder = run("identity", *DIGITS, "method=protonet", "backbone=identity")
@@ -77,7 +78,7 @@ def test_class_means_of_features_are_those_of_scikit_learn(run):
 def test_images_of_any_numbers_and_channels_are_trained_on(run):
     for file, more in (("images", ()), ("pixels", ("figures=true",))):
         root = [setting if "root" not in setting else f"data.root={file}.npz" for setting in DIGITS]
-        status, line, folder = run(file, *root, *more, "method=protonet", "backbone.depth=3")
+        status, line, folder = run(file, *root, *more, "method=protonet", "backbone.depth=3", "backbone.width=16")
         assert status == 0, line
         assert result(folder)["test"]["accuracy"] > 0.5
     learner = fewshot.load(folder / "checkpoints" / "best.ckpt")
@@ -112,20 +113,14 @@ def test_images_are_refused_by_a_network_of_features(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("typed", "message"),
-    [("data.root=iris.npz", "3 ways, but arrays/train has 1 class.*: a task needs at least 2, add classes"),
-     ("data.root=nowhere.npz", "nowhere.npz cannot be read"),
-     ("data.root=null", "name the .npz file with x and y"),
-     ("data.channels=3", "data.channels=3 contradicts .*digits.npz, whose arrays have channels=64: leave"),
-     ("data.image_size=8", "data.image_size=8 contradicts"),
-     ("data.pixels=true", "data.pixels=true contradicts .*pixels=false"),
-     ("data.rotations=true", "data.rotations=True needs images, not features"),
-     ("backbone=conv4", "the data are features or points .*: choose backbone=mlp or backbone=identity"),
-     ("backbone=resnet18", "choose backbone=mlp or backbone=identity")],
+    ("name", "typed", "message"),
+    [("iris", "data.root=iris.npz", "3 ways, but arrays/train has 1 class.*: a task needs at least 2, add classes"),
+     ("absent", "data.root=nowhere.npz", "nowhere.npz cannot be read"),
+     ("convolving", "backbone=conv4", "the data are features or points .*: choose backbone=mlp or backbone=identity")],
 )  # fmt: skip
-def test_mistakes_end_in_one_line(run, typed, message):
+def test_mistakes_end_in_one_line(run, name, typed, message):
     settings = dict(setting.split("=", 1) for setting in (*DIGITS, "backbone=mlp", typed))
-    status, line, _ = run(typed, *(f"{key}={value}" for key, value in settings.items()))
+    status, line, _ = run(name, *(f"{key}={value}" for key, value in settings.items()))
     assert status == 1
     assert line.startswith("error: ")
     assert re.search(message, line), line
