@@ -61,20 +61,23 @@ def start(variables: dict[str, str], steps: int) -> Contender:
 
 
 def main(options: Options) -> None:
-    """Measure both cases alternately and print the ratio."""
+    """Measure both cases alternately and print the ratio.
+
+    Beside busy processes, both sides start beside them.
+    """
     steps = 2 if options.quick else STEPS
     own = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     rows = []
-    with start(own or waiting_variables(os.environ), steps) as ours, start({}, steps) as peer:
-        for contender in (ours, peer):
-            contender.seconds()
-        for case, neighbours, least, most in (("alone", 0, 10, 10), ("beside-three", NEIGHBOURS, 3, 5)):
-            if options.wants(case):
-                with busy_processes(neighbours):
-                    rounds = (1, 1) if options.quick else (least, most)
-                    seconds = alternate(ours, peer, *rounds, enough_seconds=120)
-                times = [[1e3 * value / steps for value in values] for values in seconds]
-                rows.append(Row("busy", case, "ms", times[0], times[1]))
+    for case, neighbours, least, most in (("alone", 0, 10, 10), ("beside-three", NEIGHBOURS, 3, 5)):
+        if not options.wants(case):
+            continue
+        with busy_processes(neighbours), start(own or waiting_variables({}), steps) as ours, start({}, steps) as peer:
+            for contender in (ours, peer):
+                contender.seconds()
+            rounds = (1, 1) if options.quick else (least, most)
+            seconds = alternate(ours, peer, *rounds, enough_seconds=120)
+        times = [[1e3 * value / steps for value in values] for values in seconds]
+        rows.append(Row("busy", case, "ms", times[0], times[1]))
     save(rows, ("busy",), options)
     if len(rows) == 2:
         alone, busy = rows
