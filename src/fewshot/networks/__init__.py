@@ -13,6 +13,7 @@ from fewshot.networks.relation import RelationNetwork
 from fewshot.networks.resnet12 import resnet12
 from fewshot.networks.resnet18 import resnet18
 from fewshot.networks.timm_backbone import timm_backbone
+from fewshot.networks.transformers_backbone import transformers_backbone
 from fewshot.networks.vector import VectorEncoder, VectorGenerator
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "resnet12",
     "resnet18",
     "timm_backbone",
+    "transformers_backbone",
 ]

@@ -103,3 +103,14 @@ def resize(x: Tensor, decoding: Decoding) -> Tensor:
 def find_pretrained(network: nn.Module) -> PretrainedBackbone | None:
     """Return the pretrained backbone in a network, if any."""
     return next((module for module in network.modules() if isinstance(module, PretrainedBackbone)), None)
+
+
+def count_features(network: nn.Module, size: int) -> int:
+    """Return the length of a network's features.
+
+    One blank image is passed, since what libraries call the number of features leaves out some last layers.
+    """
+    parameter = next(network.parameters())
+    with torch.no_grad():
+        features: Tensor = network(torch.zeros(1, RGB, size, size, device=parameter.device, dtype=parameter.dtype))
+    return features.shape[1]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fewshot.data.images import RESAMPLING, Decoding
 from fewshot.errors import UserError
-from fewshot.networks.pretrained import PretrainedBackbone
+from fewshot.networks.pretrained import PretrainedBackbone, count_features
 
 HUB = "hub"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -77,7 +77,7 @@ def wrap_timm(network: nn.Module, name: str, frozen: bool, image_size: int | Non
     size = image_size or height
     decoding = Decoding(3, size, fit, scale=max(size, int(size / data["crop_pct"])), resampling=resampling)
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    features = _count_features(network, size)
+    features = count_features(network, size)
     return PretrainedBackbone(network, features, decoding, tuple(data["mean"]), tuple(data["std"]), name, frozen)
 
 
@@ -114,7 +114,7 @@ def _refuse_unknown(timm: Any, name: str) -> None:
 
 def _create(timm: Any, name: str, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
     try:
-        with _no_retries() if pretrained else nullcontext():
+        with no_retries() if pretrained else nullcontext():
             network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # of the network, of the hub, or an unknown tag: one of many types
         reason = " ".join(str(error).split())
@@ -128,7 +128,7 @@ def _create(timm: Any, name: str, pretrained: bool, options: Mapping[str, Any]) 
 
 
 @contextmanager
-def _no_retries() -> Iterator[None]:
+def no_retries() -> Iterator[None]:
     """Let a machine without a network use what was downloaded before, or fail at once."""
     from huggingface_hub import constants
 
@@ -216,14 +216,3 @@ def refuse_other_weights(own: Mapping[str, Tensor], state: Mapping[str, Any], so
     ]
     if found:
         raise UserError(f"{source}: the weights of another network than {name}: it {'; '.join(found)}")
-
-
-def _count_features(network: nn.Module, size: int) -> int:
-    """Return the length of a network's features.
-
-    timm's numbers leave out some last layers.
-    """
-    parameter = next(network.parameters())
-    with torch.no_grad():
-        features: Tensor = network(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
-    return features.shape[1]
