@@ -1,187 +1,130 @@
-"""Features computed once: equal to a direct pass, continued after a kill, computed again when anything changes."""
+"""Arrays of floats as a data set, such as precomputed features: no scaling, the same episodes as of pixels."""
 
-import logging
-from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch.optim import Adam
 
-from fewshot.data import ImageFolder
-from fewshot.data import features as module
-from fewshot.data.features import Features
-from fewshot.data.images import Decoding, decode_file
+from fewshot.callbacks import Scores
+from fewshot.data import ClassBatches, EpisodeData, EpisodeSampler, Split, Task
+from fewshot.engines import VmapEngine
 from fewshot.errors import UserError
-from fewshot.networks import PretrainedBackbone
+from fewshot.methods import ProtoNet
+from fewshot.networks import mlp
 from synthetic_data import synthetic_split
 
-SIZE, FEATURES = 8, 5
+D = 12
 
 
-class Killed(BaseException):
-    """Stand for a signal that nothing catches."""
+class Features:
+    """Vectors ``(M, D)`` about a centre for each class, of any sign and size."""
+
+    def __init__(self, dimensions: dict[str, int] | None = None) -> None:
+        self.dimensions = dict.fromkeys(("train", "val", "test"), D) | (dimensions or {})
+
+    def load(self) -> dict[str, Split]:
+        splits = {}
+        for seed, (name, size) in enumerate(self.dimensions.items()):
+            generator = torch.Generator().manual_seed(seed)
+            centres = 40 * torch.randn(20, 1, size, generator=generator)
+            x = centres + 15 * torch.randn(20, 8, size, generator=generator)
+            classes = tuple(f"{name}{number}" for number in range(20))
+            splits[name] = Split(f"features/{name}", x.flatten(0, 1).float(), torch.full((20,), 8), classes)
+        return splits
 
 
-class Encoder(PretrainedBackbone):
-    """Encode by one small layer, and note the images; ``dies_after`` so many."""
-
-    def __init__(self, seed: int = 0, dies_after: int | None = None) -> None:
-        torch.manual_seed(seed)
-        layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, FEATURES))
-        decoding = Decoding(3, SIZE, "centre_crop", scale=10, resampling="bicubic")
-        super().__init__(layers, FEATURES, decoding, (0.4,) * 3, (0.3,) * 3, "small")
-        self.seen = 0
-        self.dies_after = dies_after
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        if self.dies_after is not None and self.seen + len(pixels) > self.dies_after:
-            raise Killed
-        self.seen += len(pixels)
-        return super().encode(pixels)
+TASK = Task(5, 1, 3, 5, 1, 3, meta_batch=4, test_episodes=40, val_episodes=0)
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Return 3 splits of 2 classes of 4 images; one is damaged, one is in two splits."""
-    numbers = np.random.default_rng(0)
-    for split in ("train", "val", "test"):
-        for label in ("a", "b"):
-            place = tmp_path / "images" / split / f"{split}_{label}"
-            place.mkdir(parents=True)
-            for number in range(4):
-                pixels = numbers.integers(0, 256, (12, 17, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(place / f"{number}.png")
-    images = tmp_path / "images"
-    (images / "train" / "train_a" / "1.png").write_bytes(b"damaged")
-    (images / "test" / "test_b" / "0.png").write_bytes((images / "val" / "val_a" / "2.png").read_bytes())
-    return images
+def test_vectors_become_images_of_one_pixel():
+    split = Features().load()["train"]
+    assert split.images.shape == (160, D, 1, 1)
+    assert split.images.dtype == torch.float32
+    same = Split("features/train", split.images, split.counts, split.classes)
+    assert torch.equal(same.images, split.images)
 
 
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 4)
+def test_episodes_hold_the_features_themselves():
+    split = Features().load()["train"]
+    rows = {tuple(row) for row in split.images.flatten(1).tolist()}
+    episodes = EpisodeSampler(split, 5, 2, 3, seed=0)(torch.arange(6))
+    assert episodes.support_x.shape == (6, 10, D, 1, 1)
+    seen = {
+        tuple(row) for row in torch.cat([episodes.support_x, episodes.query_x], 1).flatten(0, 1).flatten(1).tolist()
+    }
+    assert seen <= rows
+    assert len(seen) > 100
+    scaled = EpisodeSampler(split, 5, 2, 3, seed=0, mean=3.0, std=7.0)(torch.arange(6))
+    torch.testing.assert_close(scaled.support_x, (episodes.support_x - 3) / 7)
+    again = EpisodeSampler(split, 5, 2, 3, seed=0)(torch.arange(6))
+    assert torch.equal(again.support_x, episodes.support_x)  # nothing was changed in place
+    batches = ClassBatches(split, 10, seed=0)(torch.arange(2))
+    assert {tuple(row) for row in batches.query_x.flatten(0, 1).flatten(1).tolist()} <= rows
 
 
-def load(folder: Path, encoder: Encoder, cache: Path):
-    return Features(ImageFolder(folder, cache), encoder, cache).load()
+@pytest.mark.parametrize("rotations", [False, True, "random", "mirrored"])
+def test_floats_in_place_of_pixels_give_the_same_episodes(rotations):
+    pixels = synthetic_split()
+    floats = Split(pixels.name, pixels.images.float() / 255, pixels.counts, pixels.classes)
+    one, other = (
+        EpisodeSampler(s, 5, 2, 3, 0, rotations, 0.4, 0.3, unlabeled=1)(torch.arange(9)).tensors()
+        for s in (pixels, floats)
+    )
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
 
 
-def test_features_equal_a_direct_pass(folder, tmp_path):
-    encoder = Encoder()
-    splits = load(folder, encoder, tmp_path / "cache")
-    assert {name: split.counts.tolist() for name, split in splits.items()} == {
-        "train": [3, 4], "val": [4, 4], "test": [4, 4],
-    }  # fmt: skip
-    assert splits["test"].name == "folder/test"
-    pixels = decode_file(folder / "test" / "test_a" / "3.png", encoder.decoding).pixels
-    direct = encoder(torch.from_numpy(pixels)[None] / 255)
-    assert splits["test"].images.shape == (8, FEATURES, 1, 1)
-    assert torch.allclose(splits["test"].images[3].flatten(), direct[0], atol=1e-5)
+def test_double_precision(float64):
+    episodes = EpisodeSampler(Features().load()["train"], 5, 1, 1, seed=0)(torch.arange(2))
+    assert episodes.support_x.dtype == torch.float64
 
 
-def test_features_are_computed_once(folder, tmp_path):
-    first, second = Encoder(), Encoder()
-    one = load(folder, first, tmp_path / "cache")
-    two = load(folder, second, tmp_path / "cache")
-    assert first.seen == 23
-    assert second.seen == 0
-    assert torch.equal(one["val"].images, two["val"].images)
+def test_a_method_learns_from_features(tmp_path):
+    data = EpisodeData(Features(), TASK, 0, 20, std=40.0)
+    data.setup()
+    assert data.image_shape == (D, 1, 1)
+    method = ProtoNet(
+        mlp(*data.image_shape[:2], widths=[16]),
+        engine=VmapEngine(),
+        bn="transductive",
+        optimizer=partial(Adam, lr=0.01),
+    )
+    scores = Scores()
+    trainer = pl.Trainer(
+        max_steps=20, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, inference_mode=False,
+        enable_model_summary=False, default_root_dir=tmp_path, num_sanity_val_steps=0, limit_val_batches=0,
+        enable_checkpointing=False, callbacks=[scores], use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(method, datamodule=data)
+    trainer.test(method, datamodule=data, verbose=False)
+    assert scores.summary().accuracy > 0.9
 
 
-@pytest.mark.parametrize("change", ["weights", "normalisation", "preprocessing", "images", "damage"])
-def test_features_are_computed_again_where_something_changed(folder, tmp_path, change):
-    load(folder, Encoder(), tmp_path / "cache")
-    encoder = Encoder(seed=1 if change == "weights" else 0)
-    if change == "normalisation":
-        encoder.std.mul_(2)
-    elif change == "preprocessing":
-        encoder.decoding = replace(encoder.decoding, resampling="bilinear")
-    elif change == "images":
-        Image.new("RGB", (20, 20)).save(folder / "val" / "val_a" / "9.png")
-    elif change == "damage":
-        array = next((tmp_path / "cache").glob("*.npy"))
-        array.write_bytes(array.read_bytes()[:-4] + b"\0\0\0\0")
-    load(folder, encoder, tmp_path / "cache")
-    assert encoder.seen >= 23
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [(torch.zeros(4, 2, dtype=torch.float64), "uint8 or float32, .* not torch.float64"),
+     (torch.zeros(4, 2, 2), r"not torch.float32 \(4, 2, 2\)"),
+     (torch.tensor([[0.0], [float("nan")], [0.0], [0.0]]), "not finite"),
+     (torch.tensor([[0.0], [float("inf")], [0.0], [0.0]]), "not finite")],
+)  # fmt: skip
+def test_what_is_no_data_is_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        Split("x/train", images, torch.tensor([2, 2]), ("a", "b"))
 
 
-@pytest.mark.parametrize("after", [4, 9, 16, 22])
-def test_a_killed_computation_goes_on(folder, tmp_path, after):
-    whole = load(folder, Encoder(), tmp_path / "whole")
-    killed = Encoder(dies_after=after)
-    with pytest.raises(Killed):
-        load(folder, killed, tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("*.json"))
-    again = Encoder()
-    splits = load(folder, again, tmp_path / "cache")
-    assert killed.seen + again.seen == 23
-    assert killed.seen > 0
-    for name, split in splits.items():
-        assert torch.allclose(split.images, whole[name].images, atol=1e-6)
-        assert split.counts.tolist() == whole[name].counts.tolist()
-    assert sorted(
-        path.suffix for path in (tmp_path / "cache").iterdir() if "features" in path.name and path.name[0] == "."
-    ) == [".lock"]
+def test_splits_of_several_shapes_are_refused():
+    data = EpisodeData(Features({"test": 7}), TASK, 0, 1)
+    with pytest.raises(UserError, match=r"several kinds \(train \(12, 1, 1\) torch.float32, .* test \(7, 1, 1\)"):
+        data.setup()
 
 
-@pytest.mark.parametrize("damage", ["half a line", "fewer rows", "other images"])
-def test_a_damaged_journal_does_no_harm(folder, tmp_path, damage):
-    cache = tmp_path / "cache"
-    with pytest.raises(Killed):
-        load(folder, Encoder(dies_after=12), cache)
-    journal, part = next(cache.glob(".*.journal")), next(cache.glob(".*.part"))
-    if damage == "half a line":
-        journal.write_bytes(journal.read_bytes()[:-7])
-    elif damage == "fewer rows":
-        part.write_bytes(part.read_bytes()[:-9])
-    else:
-        Image.new("RGB", (20, 20)).save(folder / "train" / "train_a" / "0.png")
-    splits = load(folder, Encoder(), cache)
-    fresh = load(folder, Encoder(), tmp_path / "fresh")
-    for name, split in splits.items():
-        assert torch.allclose(split.images, fresh[name].images, atol=1e-6)
-
-
-def test_what_is_found_is_said_every_time(folder, tmp_path, caplog):
-    for _ in range(2):
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            load(folder, Encoder(), tmp_path / "cache")
-        text = caplog.text
-        assert "1 of 24 files are unreadable and left out: train/train_a/1.png" in text
-        assert "1 images are the same in two splits" in text
-
-
-def test_images_in_memory_have_features_too(tmp_path):
-    class Two:
-        def load(self):
-            return {"train": synthetic_split(), "test": replace(synthetic_split(), name="other/test")}
-
-    encoder = Encoder()
-    splits = Features(Two(), encoder, tmp_path).load()
-    assert splits["test"].name == "other/test"
-    images = synthetic_split().images
-    assert len(splits["train"].images) == len(images)
-    direct = encoder(images[7:8] / 255)
-    assert torch.allclose(splits["train"].images[7].flatten(), direct[0], atol=1e-5)
-    again = Encoder()
-    Features(Two(), again, tmp_path).load()
-    assert again.seen == 0
-
-
-def test_values_are_refused(tmp_path):
-    class Values:
-        def load(self):
-            return {"train": replace(synthetic_split(), images=torch.rand(300, 2))}
-
-    with pytest.raises(UserError, match="takes images, but the data has values"):
-        Features(Values(), Encoder(), tmp_path).load()
-
-
-def test_a_folder_that_cannot_be_written(folder, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write to the cache folder"):
-        load(folder, Encoder(), tmp_path / "file" / "cache")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"rotations": True}, "data.rotations=True needs images, not features"),
+     ({"augment": True}, "data.augment changes images, not features")],
+)  # fmt: skip
+def test_changes_of_images_are_refused_for_features(options, message):
+    with pytest.raises(UserError, match=message):
+        EpisodeData(Features(), TASK, 0, 1, **options).setup()
