@@ -108,7 +108,7 @@ def find_pretrained(network: nn.Module) -> PretrainedBackbone | None:
 def count_features(network: nn.Module, size: int) -> int:
     """Return the length of a network's features.
 
-    One blank image is passed, since what libraries call the number of features leaves out some last layers.
+    One blank image is passed, since the libraries' own numbers leave out some last layers.
     """
     parameter = next(network.parameters())
     with torch.no_grad():
