@@ -42,7 +42,7 @@ def transformers_backbone(name: str | None, weights: str | None = HUB, frozen: b
 
     Args:
         name: of the model on the hub, or a folder that ``save_pretrained`` wrote.
-        weights: ``hub``, those of ``name``; None for random weights.
+        weights: ``hub``, as ``name`` says; None for random weights.
         frozen: see ``PretrainedBackbone``.
 
     Raises:
