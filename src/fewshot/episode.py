@@ -26,6 +26,8 @@ class Episode:
         unlabeled_query_x: as ``unlabeled_x``, for outer losses; in training only.
         labeled: ``(B,)`` bool, whether the task's labels are true; None where all labels are true. In a task without
             labels ``support_y`` and ``query_y`` say nothing of the images.
+        unknown_x: ``(B, U*Q, C, H, W)``, Q images of each of U classes that the support set does not have; None without
+            such images. In test only.
     """
 
     ways: int
@@ -38,6 +40,7 @@ class Episode:
     unlabeled_x: Tensor | None = None
     unlabeled_query_x: Tensor | None = None
     labeled: Tensor | None = None
+    unknown_x: Tensor | None = None
 
     def if_labeled(self, value: Tensor, otherwise: float = 0.0) -> Tensor:
         """Return ``value`` if labeled, else ``otherwise``.

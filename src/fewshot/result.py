@@ -6,7 +6,7 @@ The files are ``result.json``, ``episodes.csv`` and ``calibration.csv``.
 import json
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -15,6 +15,7 @@ from fewshot.calibration import FILE as CALIBRATION
 from fewshot.calibration import Bins
 from fewshot.errors import UserError
 from fewshot.files import MEGABYTE, printable, read_text, write_bytes, write_csv
+from fewshot.open_set import OpenSetScores
 
 FORMAT = 1  # of result.json; a result without the entry is older and has format 0
 RESULT = "result.json"
@@ -35,6 +36,7 @@ class MeanScores:
         episodes: how many.
         loss: cross-entropy on the query images.
         ece: expected calibration error over all query images, a fraction.
+        open_set: how well unknown images are told; None for tasks without such images.
     """
 
     accuracy: float
@@ -42,6 +44,7 @@ class MeanScores:
     episodes: int | None = None
     loss: float | None = field(default=None, metadata={"infinite": True})  # of a run that diverged
     ece: float | None = None
+    open_set: OpenSetScores | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.accuracy <= 1:
@@ -117,11 +120,11 @@ class Result:
     path: str | None = None
 
     def __post_init__(self) -> None:
-        least = {"ways": 1, "shots": 1, "distractors": 0}
+        least = {"ways": 1, "shots": 1, "distractors": 0, "unknown": 0}
         if self.task.get("name"):
             del least["shots"]  # the name says how many
         for key, smallest in least.items():
-            value = self.task.get(key, 0 if key == "distractors" else None)
+            value = self.task.get(key, 0 if key in ("distractors", "unknown") else None)
             if _wrong_kind(value, int) or value < smallest:  # type: ignore[operator]
                 raise ValueError(f"task.{key} is {_shown(value)}, not a whole number from {smallest} on")
         if _wrong_kind(self.task.get("name", ""), str):
@@ -148,9 +151,20 @@ class Result:
         """
         return int(self.task.get("distractors", 0))
 
+    @property
+    def unknown(self) -> int:
+        """Return the number of unknown classes.
+
+        A test task has images of these further classes, which are to be told from the queries.
+        """
+        return int(self.task.get("unknown", 0))
+
     def to_json(self) -> str:
         """Return the text of ``result.json``."""
-        return json.dumps({"format": FORMAT} | asdict(self), indent=2) + "\n"
+        entries = {"format": FORMAT} | asdict(self)
+        if self.test.open_set is None:
+            del entries["test"]["open_set"]
+        return json.dumps(entries, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, origin: str | Path = RESULT) -> "Result":
@@ -200,7 +214,7 @@ def _parse(kind: type[Parsed], entries: Mapping[str, Any], within: str = "") -> 
         if value is None:
             if required:
                 raise KeyError(name)
-        elif is_dataclass(hint := hints[entry.name]):
+        elif is_dataclass(hint := _without_none(hints[entry.name])):
             if not isinstance(value, dict):
                 raise ValueError(f"{name} is {_shown(value)}, not a group of entries")
             values[entry.name] = _parse(hint, value, f"{name}.")  # type: ignore[arg-type]
@@ -210,13 +224,17 @@ def _parse(kind: type[Parsed], entries: Mapping[str, Any], within: str = "") -> 
 
 
 def _checked(value: Any, hint: Any, name: str, infinite: bool) -> Any:
-    kind = get_args(hint)[0] if get_origin(hint) in (Union, types.UnionType) else hint
+    kind = _without_none(hint)
     kind = get_origin(kind) or kind
     if kind is tuple and isinstance(value, list) and all(isinstance(text, str) for text in value):
         return tuple(value)
     if _wrong_kind(value, kind) or (kind is float and math.isinf(value) and not infinite):
         raise ValueError(f"{name} is {_shown(value)}, not {_KINDS[kind]}")
     return float(value) if kind is float else value
+
+
+def _without_none(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) in (Union, types.UnionType) else hint
 
 
 _KINDS: dict[type, str] = {
@@ -264,9 +282,12 @@ def validation_accuracy(folder: Path) -> float | None:
     return read_result(folder).val.accuracy
 
 
-def write_episodes(folder: Path, rows: Iterable[tuple[int, float, str]]) -> None:
-    """Write ``episodes.csv``: a row for each test episode."""
-    write_csv(folder / EPISODES, ("episode", "accuracy", "fingerprint"), rows)
+def write_episodes(folder: Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """Write ``episodes.csv``: a row for each test episode.
+
+    The columns are ``episode``, ``accuracy`` and ``fingerprint``, and for open-set tasks ``auroc`` and ``fpr95``.
+    """
+    write_csv(folder / EPISODES, tuple(columns), zip(*columns.values(), strict=True))
 
 
 def write_calibration(folder: Path, bins: Bins) -> None:

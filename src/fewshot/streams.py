@@ -35,6 +35,7 @@ class EpisodeStream(IntEnum):
     WITHIN = 10
     GROUP = 11
     AUGMENT = 12
+    UNKNOWN = 13  # the order of the unknown images
     BATCH_IMAGES = 32
     BATCH_ROTATIONS = 33
     BATCH = 34  # becomes Episode.key of a minibatch

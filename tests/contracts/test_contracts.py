@@ -49,6 +49,7 @@ TASK = Task(
     val_episodes=8,
     train_unlabeled=2,
     train_distractors=1,
+    unknown=2,
     **UNLABELED,
 )
 
@@ -177,6 +178,11 @@ def test_learns_a_toy_problem(name, tmp_path):
     assert 1 - after < 0.7 * (1 - before), (
         f"accuracy {before:.3f} before 60 steps and {after:.3f} after: errors must fall by 30%; "
         "choose the network, the scale of the logits or the learning rate in the row"
+    )
+    open_set = scores.summary().open_set
+    assert open_set is not None
+    assert open_set.auroc > 0.5, (
+        f"AUROC {open_set.auroc:.3f} of unknown classes by {open_set.knownness}: guessing has 0.5"
     )
 
 

@@ -46,7 +46,7 @@ class TestDraw:
             "support_x": (7, 3), "support_y": (7, 3), "query_x": (7, 6), "query_y": (7, 6), "key": (7,),
             "fingerprint": (7,), "unlabeled_x": (7, 20), "unlabeled_query_x": (7, 15),
         }  # fmt: skip
-        assert {field.name for field in fields(Episode)} == {*sizes, "ways", "labeled"}
+        assert {field.name for field in fields(Episode)} == {*sizes, "ways", "labeled", "unknown_x"}
 
     @pytest.mark.parametrize("rotations", [False, True, "random"])
     def test_numbers_of_each_class_and_no_image_twice(self, rotations):

@@ -56,9 +56,11 @@ def test_two_processes_are_one(name, engine, run_server, tmp_path):
         folder.mkdir()
         found.append(launch(run_server, processes, name, engine, str(folder)))
     alone, shared = found
-    assert [row[::2] for row in alone["rows"]] == [row[::2] for row in shared["rows"]]  # number and fingerprint
-    accuracies = [torch.tensor([row[1] for row in part["rows"]]) for part in found]
-    torch.testing.assert_close(*accuracies, rtol=0, atol=1e-12)
+    names = [[(number, fingerprint) for number, _, fingerprint, *_ in part["rows"]] for part in found]
+    assert names[0] == names[1]
+    scores = [torch.tensor([(accuracy, *others) for _, accuracy, _, *others in part["rows"]]) for part in found]
+    assert scores[0].shape == (9, 3)  # accuracy, AUROC and false alarms
+    torch.testing.assert_close(*scores, rtol=0, atol=1e-12)
     assert alone["weights"].keys() == shared["weights"].keys()
     noise = cancelled(build(name, LoopEngine()))  # their gradients are rounding errors, and Adam divides by their size
     for key, value in alone["weights"].items():
@@ -71,4 +73,7 @@ def test_two_processes_are_one(name, engine, run_server, tmp_path):
         assert shared["told"][key] == pytest.approx(value, rel=1e-6), key
     one, two = ((tmp_path / processes / "confusion.csv").read_text() for processes in "12")
     assert one == two
+    open_sets = [part["summary"].pop("open_set") for part in found]
+    assert open_sets[0].pop("knownness") == open_sets[1].pop("knownness")
+    assert open_sets[1] == pytest.approx(open_sets[0], rel=1e-6)
     assert shared["summary"] == pytest.approx(alone["summary"], rel=1e-6)

@@ -20,7 +20,7 @@ from methods_table import build, training_task
 from synthetic_data import synthetic_split
 
 # 5 tasks for 2 processes and 9 test episodes: nothing divides evenly.
-TASK = Task(5, 2, 3, 5, 2, 3, meta_batch=5, test_episodes=9, val_episodes=3, train_unlabeled=2, unlabeled=2)
+TASK = Task(5, 2, 3, 5, 2, 3, meta_batch=5, test_episodes=9, val_episodes=3, train_unlabeled=2, unlabeled=2, unknown=2)
 
 
 class MadeUp:
@@ -52,7 +52,7 @@ def main(name: str, engine: str, folder: str) -> None:
     trainer.fit(method, datamodule=data)
     told = {name: float(value) for name, value in trainer.callback_metrics.items()}
     trainer.test(method, datamodule=data, verbose=False)
-    rows, summary = scores.rows(), asdict(scores.summary())
+    rows, summary = list(zip(*scores.columns().values(), strict=True)), asdict(scores.summary())
     if trainer.is_global_zero:
         torch.save({"weights": method.state_dict(), "rows": rows, "told": told, "summary": summary}, f"{folder}/out.pt")
 

@@ -25,7 +25,7 @@ ENTRIES = (
 )
 WITHIN = {
     "task": ("ways", "shots", "name", "distractors"),
-    "test": ("accuracy", "ci95", "loss", "ece"),
+    "test": ("accuracy", "ci95", "loss", "ece", "open_set"),
     "train": ("steps", "seconds", "episodes_per_second"),
     "val": ("accuracy",),
 }
@@ -78,7 +78,10 @@ def make_run(folder: Path, random: Random) -> None:
         "task": {"name": "5w1s", "ways": 5, "shots": 1},
         "seed": random.randint(0, 2),
         "bn": "support",
-        "test": {"accuracy": sum(accuracy) / 20, "ci95": 0.1, "episodes": 20, "loss": 1.0, "ece": 0.1},
+        "test": {
+            **{"accuracy": sum(accuracy) / 20, "ci95": 0.1, "episodes": 20, "loss": 1.0, "ece": 0.1},
+            "open_set": {"knownness": "logit", "auroc": 0.7, "fpr95": 0.4},
+        },
         "val": {"accuracy": 0.5},
         "train": {"steps": 10, "episodes": 320, "seconds": 9.0, "episodes_per_second": 35.0},
         "device": "cpu",
@@ -86,8 +89,8 @@ def make_run(folder: Path, random: Random) -> None:
     }
     files = {
         "result.json": json.dumps(result),
-        "episodes.csv": "episode,accuracy,fingerprint\n"
-        + "".join(f"{number},{value},{number:016x}\n" for number, value in enumerate(accuracy)),
+        "episodes.csv": "episode,accuracy,fingerprint,auroc,fpr95\n"
+        + "".join(f"{number},{value},{number:016x},{1 - value / 2},0.5\n" for number, value in enumerate(accuracy)),
         "metrics.csv": "step,episodes,seconds,train/loss,val/accuracy\n9,320,9.0,1.0,\n9,,,,0.5\n",
         "calibration.csv": "low,high,count,confidence,accuracy\n"
         + "".join(f"{bin / 15},{(bin + 1) / 15},{bin},{(bin + 0.5) / 15},0.5\n" for bin in range(15)),

@@ -7,6 +7,7 @@ from fewshot.callbacks.dashboard import Dashboard
 from fewshot.callbacks.embedding import Embedding
 from fewshot.callbacks.figures import Figures
 from fewshot.callbacks.inner_steps import InnerSteps
+from fewshot.callbacks.open_set import OpenSet
 from fewshot.callbacks.progress import Progress
 from fewshot.callbacks.scores import Scores
 from fewshot.callbacks.stopping import Stopped, Stopping
@@ -21,6 +22,7 @@ __all__ = [
     "Embedding",
     "Figures",
     "InnerSteps",
+    "OpenSet",
     "Progress",
     "Scores",
     "Stopped",

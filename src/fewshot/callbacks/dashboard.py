@@ -37,10 +37,11 @@ class Dashboard(pl.Callback):
         if not trainer.is_global_zero:
             return
         for scores in (callback for callback in trainer.callbacks if isinstance(callback, Scores)):  # type: ignore[attr-defined]
-            rows = [list(row) for row in scores.rows()]
+            columns = scores.columns()
+            rows = [list(row) for row in zip(*columns.values(), strict=True)]
             for logger in trainer.loggers:
                 if isinstance(logger, Wandb):
-                    logger.log_table("test/per_episode", columns=["episode", "accuracy", "fingerprint"], data=rows)
+                    logger.log_table("test/per_episode", columns=list(columns), data=rows)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         for logger in trainer.loggers:

@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fewshot import distributed
 from fewshot.calibration import COUNT, Bins
+from fewshot.methods.knownness import OpenSetProtocol
+from fewshot.open_set import SCORES, OpenSetScores, auroc, fpr95
 from fewshot.result import MeanScores
 from fewshot.statistics import interval
 
@@ -17,12 +20,13 @@ from fewshot.statistics import interval
 class Scores(pl.Callback):
     """Collect the scores of each test episode.
 
-    The scores are accuracy, loss, probabilities and fingerprint.
+    The scores are accuracy, loss, probabilities and fingerprint, and of open-set tasks the knownness of their images.
     """
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Tensor]] = []
         self._all: dict[str, Tensor] = {}
+        self._score = ""
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._parts.clear()
@@ -45,6 +49,7 @@ class Scores(pl.Callback):
                 "probabilities": outputs["logits"].softmax(-1).float().cpu(),
                 "labels": episodes.query_y.cpu(),
             }
+            | ({"knownness": outputs["knownness"].double().cpu()} if "knownness" in outputs else {})
         )
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -59,14 +64,37 @@ class Scores(pl.Callback):
         for rank, part in enumerate(everyone):
             for name, values in part.items():
                 self._all[name][rank :: len(everyone)] = values
+        if (tasks := self.knownness()) is not None:
+            assert isinstance(pl_module, OpenSetProtocol)
+            self._score = pl_module.knownness_score
+            pairs = list(zip(*tasks, strict=True))
+            for name, score in zip(SCORES, (auroc, fpr95), strict=True):
+                self._all[name] = torch.tensor([score(known, unknown) for known, unknown in pairs], dtype=torch.float64)
 
     def rows(self) -> list[tuple[int, float, str]]:
         """Return ``(episode, accuracy, fingerprint)`` of each episode.
 
         The fingerprint has 16 hexadecimal digits.
         """
-        names = (f"{number & (1 << 64) - 1:016x}" for number in self._all["fingerprint"].tolist())
-        return list(zip(range(len(self)), self._all["accuracy"].double().tolist(), names, strict=True))
+        columns = self.columns()
+        return list(zip(*(columns[name] for name in ("episode", "accuracy", "fingerprint")), strict=True))
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the columns of ``episodes.csv``."""
+        scores = {name: self._all[name].double().tolist() for name in ("accuracy", *SCORES) if name in self._all}
+        names = [f"{number & (1 << 64) - 1:016x}" for number in self._all["fingerprint"].tolist()]
+        episodes = list(range(len(self)))
+        return {"episode": episodes, "accuracy": scores.pop("accuracy"), "fingerprint": names} | scores
+
+    def knownness(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Return the knownness of query images and of unknown images.
+
+        The arrays are ``(episodes, N*Q)`` and ``(episodes, U*Q)``; None without unknown images.
+        """
+        if "knownness" not in self._all:
+            return None
+        known, unknown = self._all["knownness"].tensor_split([self._all["labels"].shape[1]], dim=1)
+        return known.numpy(), unknown.numpy()
 
     def predictions(self) -> tuple[Tensor, Tensor]:
         """Return true and predicted query labels.
@@ -92,4 +120,13 @@ class Scores(pl.Callback):
         probabilities = self._all["probabilities"].flatten(0, 1)
         labels = self._all["labels"].flatten()
         ece = multiclass_calibration_error(probabilities, labels, probabilities.shape[1], n_bins=COUNT, norm="l1")
-        return MeanScores(mean, half_width, len(self), float(self._all["loss"].mean()), float(ece))
+        return MeanScores(
+            mean, half_width, len(self), float(self._all["loss"].mean()), float(ece), self.open_set_summary()
+        )
+
+    def open_set_summary(self) -> OpenSetScores | None:
+        """Return the entry ``test.open_set``; None without unknown images."""
+        if "knownness" not in self._all:
+            return None
+        (area, area_ci), (alarms, alarms_ci) = (interval(self._all[name].numpy()) for name in SCORES)
+        return OpenSetScores(self._score, area, area_ci, alarms, alarms_ci)

@@ -73,7 +73,7 @@ RANGES: dict[str, Range] = {
     "val_episodes": Range(0, 10**7),
     "meta_batch": Range(1, 10**6),
     **dict.fromkeys(("shots", "queries", "train_shots", "train_queries"), _COUNT),
-    **dict.fromkeys(("unlabeled", "distractors", "train_unlabeled"), _SOME_OR_NONE),
+    **dict.fromkeys(("unlabeled", "distractors", "train_unlabeled", "unknown"), _SOME_OR_NONE),
     **dict.fromkeys(("train_distractors", "unlabeled_query"), _SOME_OR_NONE),
     "train_distinct": _COUNT,
     "train_batch": Range(1, 10**6),

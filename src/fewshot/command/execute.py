@@ -18,6 +18,7 @@ from fewshot.callbacks import (
     Embedding,
     Figures,
     InnerSteps,
+    OpenSet,
     Progress,
     Scores,
     Stopping,
@@ -101,6 +102,7 @@ def build_method(job: Job, cfg: DictConfig) -> Method:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     method: Method = instantiate(cfg.method)
     method.bn = cfg.bn or method.bn
+    method.choose_knownness(Task(**cfg.task).knownness)
     # A checkpoint's own settings may name the weights that it started from.
     start = next((key for key in ("checkpoint", "weights") if cfg[key]), None)
     if start and not job.resume:
@@ -183,7 +185,8 @@ def build_callbacks(job: Job, cfg: DictConfig, records: Records) -> list[pl.Call
     if cfg.figures:
         figures = out / "figures"
         # The last one sends what the others have drawn.
-        callbacks += [Confusion(figures, scores), Embedding(figures), InnerSteps(figures), Figures(figures)]
+        callbacks += [Confusion(figures, scores), Embedding(figures), InnerSteps(figures)]
+        callbacks += [OpenSet(figures, scores), Figures(figures)]
     return callbacks
 
 
@@ -231,7 +234,7 @@ def record(
     """
     out = Path(job.out)
     test = records.scores.summary()
-    write_episodes(out, records.scores.rows())
+    write_episodes(out, records.scores.columns())
     write_calibration(out, records.scores.calibration())
     tested = f"checkpoints/{records.tested.filename}.ckpt" if cfg.train else cfg.checkpoint
     result = Result(

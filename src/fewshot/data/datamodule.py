@@ -186,8 +186,11 @@ class EpisodeData(pl.LightningDataModule):
             self.splits[split] = loaded
             self._samplers.pop(split, None)
         if split not in self._samplers:
-            make = self._training_sampler if split == "train" else self._evaluation_sampler
-            self._samplers[split] = make(loaded)
+            if split == "train":
+                self._samplers[split] = self._training_sampler(loaded)
+            else:
+                unknown = self.task.unknown if split == "test" else 0
+                self._samplers[split] = self._evaluation_sampler(loaded, unknown)
         return self._samplers[split]
 
     def _training_sampler(self, split: Split) -> EpisodeSampler:
@@ -211,12 +214,12 @@ class EpisodeData(pl.LightningDataModule):
             distinct=task.train_distinct, within=self.within, augment=self.augment,
         )  # fmt: skip
 
-    def _evaluation_sampler(self, split: Split) -> EpisodeSampler:
+    def _evaluation_sampler(self, split: Split, unknown: int = 0) -> EpisodeSampler:
         task = self.task
         return EpisodeSampler(
             split, task.ways, task.shots, task.queries, task.test_seed, self.eval_rotations, self.mean, self.std,
             unlabeled=task.unlabeled, distractors=task.distractors, draw=task.draw,
-            within=self.eval_within,
+            within=self.eval_within, unknown=unknown,
         )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader[Any]:

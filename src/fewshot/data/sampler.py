@@ -2,8 +2,9 @@
 
 Only this file turns ways, shots, queries and the seed into an episode. Episode ``i`` is a pure function of (split,
 numbers of a task, seed, i). The classes of an episode have the smallest hashes of (seed, i, class), the images the
-smallest hashes of (seed, i, class, image): no state, no order of drawing, the same on every device. Unlabelled images
-and distractor classes have the next hashes, so an episode's support and query sets are the same with and without them.
+smallest hashes of (seed, i, class, image): no state, no order of drawing, the same on every device. Unlabelled images,
+distractor classes and unknown classes have the next hashes, so an episode's support and query sets are the same with
+and without them.
 """
 
 import torch
@@ -11,13 +12,12 @@ from torch import Tensor
 
 from fewshot import rng
 from fewshot.augment import Affine
+from fewshot.data.class_choice import ClassChoice
 from fewshot.data.rotations import RotatedImages, count_copies, rotation_name
 from fewshot.data.split import Split
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.streams import EpisodeStream, FixedSeed
-
-DRAWS = ("independent", "passes", "in_order")
 
 
 class EpisodeSampler:
@@ -32,6 +32,7 @@ class EpisodeSampler:
         mean, std: images ``x`` become ``(x - mean) / std``.
         unlabeled, unlabeled_query: images without labels of each class, for support and query.
         distractors: D further classes that supply only images without labels.
+        unknown: U further classes that supply only Q unknown images each.
         unlabeled_tasks: the part of the tasks that carry no labels.
         label_fraction: the part of each class's images that may be support or query; a fixed choice.
             Below 1, images without labels are drawn from the others only.
@@ -66,6 +67,7 @@ class EpisodeSampler:
         distinct: int | None = None,
         within: float = 0.0,
         augment: Affine | None = None,
+        unknown: int = 0,
     ) -> None:
         self.split = split
         self.ways = ways
@@ -76,20 +78,14 @@ class EpisodeSampler:
         self.unlabeled_query = unlabeled_query
         self.distractors = distractors
         self.unlabeled_tasks = unlabeled_tasks
+        self.unknown = unknown
         self.draw = draw
         self.distinct = distinct
         self.mean = mean
         self.std = std
-        self.within = within
         self.augment = augment
-        if draw not in DRAWS:
-            raise UserError(f"task.draw={draw}: choose one of {', '.join(DRAWS)} (for task.train_draw too)")
         if not 0 < label_fraction <= 1:
             raise UserError(f"data.label_fraction={label_fraction}: must be in (0, 1]")
-        if isinstance(within, bool) or not isinstance(within, float | int) or not 0 <= within <= 1:
-            raise UserError(f"data.within={within}: must be a fraction in [0, 1] (data.eval_within too)")
-        if within and draw != "independent":
-            raise UserError(f"data.within={within}: tasks within a group need draw=independent, not {draw}")
         if augment is not None and split.images.shape[2:] == (1, 1):
             raise UserError("data.augment changes images, not features of 1 x 1: leave data.augment out")
         self.copies = count_copies(rotations)
@@ -102,16 +98,18 @@ class EpisodeSampler:
         self.streams = streams.repeat_interleave(sizes)  # of each labelled image
         self.starts = split.starts.to(device)
         self.counts = split.counts.to(device)
-        self.every_class = torch.arange(len(self.starts) * self.copies, device=device)
+        classes = len(self.starts) * self.copies
         self.every_image = torch.arange(int(split.counts.max()), device=device)
         self.labels = torch.arange(ways, device=device)[None, :, None]
         self.absent = self.every_image >= self.counts[:, None]  # (classes, images)
         self.uneven = bool(self.absent.any())
-        most = (ways + distractors) * max(shots, queries, unlabeled, unlabeled_query)  # images of a set
-        self.numbers = rng.Mixed.from_range(max(len(split.images), len(self.every_class), most, 4), device)
+        most = (ways + distractors + unknown) * max(shots, queries, unlabeled, unlabeled_query)  # images of a set
+        self.numbers = rng.Mixed.from_range(max(len(split.images), classes, most, 4), device)
+        self.choose_classes = ClassChoice(
+            split, self.copies, ways, distractors, unknown, draw, within, self.root, self.numbers
+        )
         self.without_label = self._choose_without_label(label_fraction) if label_fraction < 1 else None
         self._check()
-        self.groups = self._find_groups() if within else None
         self.rotated = RotatedImages(split.images, rotations)
 
     def _choose_without_label(self, fraction: float) -> Tensor:
@@ -127,20 +125,8 @@ class EpisodeSampler:
         return rank >= (fraction * self.counts).round().clamp(min=1)[:, None]
 
     def _check(self) -> None:
-        """Refuse a split too small for an episode."""
+        """Refuse classes with too few images for an episode."""
         split = self.split
-        classes = len(split.classes) * self.copies
-        if self.ways > classes:
-            raise UserError(
-                f"{self.ways} ways, but {split.name} has {classes} classes: lower task.ways or task.train_ways"
-            )
-        if self.ways + self.distractors > classes:
-            raise UserError(
-                f"{self.ways} ways + {self.distractors} distractors, but {split.name} has {classes} classes: "
-                "lower task.distractors or task.train_distractors"
-            )
-        if self.draw != "independent" and self.distractors:
-            raise UserError(f"distractor classes are drawn at random: they need draw=independent, not {self.draw}")
         labelled = (
             self.counts if self.without_label is None else self.counts - (self.without_label & ~self.absent).sum(1)
         )
@@ -165,28 +151,6 @@ class EpisodeSampler:
                 "lower task.unlabeled or task.unlabeled_query (task.train_unlabeled), or the queries"
             )
 
-    def _find_groups(self) -> Tensor:
-        """Mark the classes of each large group.
-
-        Rotations are counted as classes.
-
-        Returns:
-            ``(groups, classes)`` bool, for the groups with enough classes for a task.
-        """
-        numbers: dict[str, int] = {}
-        names = [name.rpartition("/")[0] for name in self.split.classes]
-        group = torch.tensor([numbers.setdefault(name, len(numbers)) for name in names]).to(self.starts.device)
-        members = (group == torch.arange(len(numbers), device=group.device)[:, None]).repeat_interleave(self.copies, 1)
-        sizes = members.sum(1)
-        need = self.ways + self.distractors
-        if int(sizes.max()) < need or len(numbers) == 1:
-            found = f"the largest has {int(sizes.max())}" if len(numbers) > 1 else "there is only one group"
-            raise UserError(
-                f"data.within={self.within}: no group of {self.split.name} has {need} classes to draw from "
-                f"({found}; a group is what stands before the last / of a class's name): lower the ways or data.within"
-            )
-        return members[sizes >= need]
-
     def __call__(self, index: Tensor) -> Episode:
         """Draw the episodes of numbers ``index`` ``(B,)``.
 
@@ -196,14 +160,15 @@ class EpisodeSampler:
         if self.split.check is not None:
             self.split.check()
         key, index = self._keys(index)
-        classes = self._draw_classes(key, index)
+        classes = self.choose_classes(key, index)
         rotations = self._draw_rotations(key, classes)
         drawn, spare = self._draw_images(key, classes)
+        known = self.ways + self.distractors
 
         labeled = rng.uniform(key, EpisodeStream.LABELED) >= self.unlabeled_tasks if self.unlabeled_tasks else None
         sets = []
         places = []
-        parts = drawn.split([self.shots, self.queries], dim=2)
+        parts = drawn[:, : self.ways].split([self.shots, self.queries], dim=2)
         for stream, rows in zip((EpisodeStream.SUPPORT, EpisodeStream.QUERY), parts, strict=True):
             row, rotation, y = self._shuffle(key, stream, rows, rotations[:, : self.ways], self.labels)
             if labeled is not None:  # labels of places, after the shuffle, say nothing of the images
@@ -215,18 +180,23 @@ class EpisodeSampler:
         fingerprint = rng.bits(self.streams, *(self.numbers[n] for n in (row, rotation, y))).sum(1)
         fingerprint = rng.bits(fingerprint, self.split.digest)
         extra: list[Tensor | None] = [None, None]
-        parts = spare.split([self.unlabeled, self.unlabeled_query], dim=2)
+        parts = spare[:, :known].split([self.unlabeled, self.unlabeled_query], dim=2)
         for place, (stream, rows) in enumerate(
             zip((EpisodeStream.UNLABELED, EpisodeStream.UNLABELED_QUERY), parts, strict=True)
         ):
             if rows.shape[2]:
-                row, rotation = self._shuffle(key, stream, rows, rotations)
+                row, rotation = self._shuffle(key, stream, rows, rotations[:, :known])
                 extra[place] = self._values(key, stream, row, rotation)
+        unknown_x = None
+        if self.unknown:
+            rows = drawn[:, known:, : self.queries]
+            row, rotation = self._shuffle(key, EpisodeStream.UNKNOWN, rows, rotations[:, known:])
+            unknown_x = self._values(key, EpisodeStream.UNKNOWN, row, rotation)
         (support_x, support_y), (query_x, query_y) = sets
         task_key = rng.bits(key, EpisodeStream.TASK)
         return Episode(
             self.ways, support_x, support_y, query_x, query_y, task_key, fingerprint,
-            unlabeled_x=extra[0], unlabeled_query_x=extra[1], labeled=labeled,
+            unlabeled_x=extra[0], unlabeled_query_x=extra[1], labeled=labeled, unknown_x=unknown_x,
         )  # fmt: skip
 
     def classes(self, index: Tensor) -> Tensor:
@@ -234,7 +204,7 @@ class EpisodeSampler:
 
         For the episodes of numbers ``index`` ``(B,)``: ``(B, N)``, places in ``class_names``.
         """
-        return self._draw_classes(*self._keys(index))[:, : self.ways]
+        return self.choose_classes(*self._keys(index))[:, : self.ways]
 
     @property
     def class_names(self) -> list[str]:
@@ -257,30 +227,8 @@ class EpisodeSampler:
             index = (rng.bits(self.root, EpisodeStream.DISTINCT, index) >> 1) % self.distinct
         return rng.bits(self.root, index), index
 
-    def _draw_classes(self, key: Tensor, index: Tensor) -> Tensor:
-        """Draw distinct classes for each episode.
-
-        Returns:
-            ``(B, N+D)``, rotations counted as classes.
-        """
-        every = self.every_class
-        if self.draw == "independent":
-            hashes = rng.bits(key[:, None], EpisodeStream.CLASSES, self.numbers[: len(every)])
-            if self.groups is not None:
-                chosen = (rng.uniform(key, EpisodeStream.GROUP) * len(self.groups)).long()
-                outside = (rng.uniform(key, EpisodeStream.WITHIN) < self.within)[:, None] & ~self.groups[chosen]
-                hashes = hashes.masked_fill(outside, torch.iinfo(torch.int64).max)
-            return hashes.topk(self.ways + self.distractors, largest=False).indices
-        tasks = len(every) // self.ways  # in a pass
-        if self.draw == "passes":
-            order = rng.bits(self.root, EpisodeStream.CLASSES, (index // tasks)[:, None], every).argsort(1)
-        else:
-            order = every.expand(len(index), -1)
-        places = (index % tasks)[:, None] * self.ways + torch.arange(self.ways, device=key.device)
-        return order.gather(1, places)
-
     def _draw_rotations(self, key: Tensor, classes: Tensor) -> Tensor:
-        """Return the rotation of each class, ``(B, N+D)``."""
+        """Return the rotation of each class, ``(B, N+D+U)``."""
         if self.rotations == "random":
             return rng.bits(key[:, None], EpisodeStream.ROTATIONS, self.numbers[classes]) & 3
         return classes % self.copies
@@ -289,7 +237,8 @@ class EpisodeSampler:
         """Draw distinct images of each class.
 
         Returns:
-            rows ``(B, N, K+Q)`` of images with labels, and rows ``(B, N+D, U)`` of images without labels.
+            rows ``(B, N+D+U, K+Q)`` of images with labels, and rows ``(B, N+D+U, n)`` of images without labels. Not
+            all of these images are wanted of every class.
         """
         character = classes // self.copies
         every = self.numbers[: len(self.every_image)]
@@ -308,7 +257,7 @@ class EpisodeSampler:
             drawn = hashes.masked_fill(without, last).topk(need, largest=False).indices
             spare = hashes.masked_fill(~without, last).topk(wanted, largest=False).indices
         first = self.starts.take(character)[..., None]
-        return (first + drawn)[:, : self.ways], first + spare
+        return first + drawn, first + spare
 
     def _shuffle(self, key: Tensor, stream: int, rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """Flatten rows in random order.

@@ -4,11 +4,12 @@ import re
 from dataclasses import dataclass
 
 from fewshot.errors import UserError
+from fewshot.open_set import KNOWNNESS
 
 _LEAST = {
     "ways": 2, "shots": 1, "queries": 1, "train_ways": 2, "train_shots": 1, "train_queries": 1,
     "meta_batch": 1, "test_episodes": 2, "val_episodes": 0, "unlabeled": 0, "distractors": 0,
-    "train_unlabeled": 0, "train_distractors": 0, "unlabeled_query": 0,
+    "train_unlabeled": 0, "train_distractors": 0, "unlabeled_query": 0, "unknown": 0,
 }  # fmt: skip
 
 
@@ -31,6 +32,8 @@ class Task:
         train_distinct: how many different training tasks there are; None for no limit.
         train_batch: images of a minibatch of all training classes, ``meta_batch`` of which make a step in place of
             training tasks; None for tasks.
+        unknown: U further classes of a test task, whose images are to be told from its queries.
+        knownness: how they are told, one of ``fewshot.open_set.KNOWNNESS``.
 
     Raises:
         UserError: a number is out of range.
@@ -57,6 +60,8 @@ class Task:
     train_draw: str = "independent"
     train_distinct: int | None = None
     train_batch: int | None = None
+    unknown: int = 0
+    knownness: str = "auto"
 
     def __post_init__(self) -> None:
         for field, least in _LEAST.items():
@@ -65,6 +70,8 @@ class Task:
                 raise UserError(f"task.{field}={value}: must be a whole number of at least {least}")
         if not isinstance(self.unlabeled_tasks, float | int) or not 0 <= self.unlabeled_tasks < 1:
             raise UserError(f"task.unlabeled_tasks={self.unlabeled_tasks}: must be a fraction in [0, 1)")
+        if self.knownness not in KNOWNNESS:
+            raise UserError(f"task.knownness={self.knownness}: choose one of {', '.join(KNOWNNESS)}")
         if self.train_distinct is not None and self.train_distinct < 1:
             raise UserError(f"task.train_distinct={self.train_distinct}: must be at least 1, or null")
         if self.train_batch is not None:

@@ -11,6 +11,9 @@ CAPTIONS = {
     "inner_steps": "Accuracy and loss on the queries of the first test tasks after each inner step, with 95% "
     "intervals; the scores are of the number of steps at the dashed line.",
     "learning_curves": "Over training: the losses, and accuracy on training and validation tasks.",
+    "open_set": "The knownness of query images and of images of unknown classes (the first and the last bar hold all "
+    "beyond), and the mean ROC curve of the test tasks, with a dot at 95% recall. Knownness need not be comparable "
+    "between tasks: the curve and its area are computed task by task.",
     "test_episodes": "A column is a class: support images above, queries below, each with the number of the class that "
     "was predicted and its probability; mistakes in red.",
 }

@@ -27,7 +27,9 @@ def continue_from(loggers: Iterable[Logger], step: int) -> None:
 
 def conclude(loggers: Iterable[Logger], result: Result) -> None:
     """Log the test scores of ``result`` and end."""
-    scores = {f"test/{name}": value for name, value in asdict(result.test).items()}
+    test = asdict(result.test)
+    open_set = test.pop("open_set") or {}
+    scores = {f"test/{name}": value for name, value in (test | open_set).items() if name != "knownness"}
     for logger in loggers:
         if isinstance(logger, TensorBoard | Wandb):
             logger.conclude(scores, result)

@@ -20,7 +20,7 @@ from fewshot.engines.engine import TaskFunction
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods.adapt import AdaptedParameters
-from fewshot.methods.bn_protocol import BatchNormProtocol
+from fewshot.methods.knownness import OpenSetProtocol
 from fewshot.methods.predictor import ExtraLoss, Predictor
 from fewshot.networks import PretrainedBackbone, find_pretrained
 from fewshot.networks.drop_block import with_task_key
@@ -30,7 +30,7 @@ Terms = dict[str, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
-class Method(BatchNormProtocol):
+class Method(OpenSetProtocol):
     """Train a few-shot method and score test tasks.
 
     Args:
@@ -285,8 +285,8 @@ class Method(BatchNormProtocol):
             yield self.map_tasks(lambda e: {"logits": self.predictor(e)(e.query_x).logits}, chunk)["logits"]
 
     def _evaluate(self, episodes: Episode) -> Terms:
-        logits = self.logits(episodes)
-        return {"logits": logits} | task_scores(logits, episodes.query_y)
+        terms = {"logits": self.logits(episodes)} if episodes.unknown_x is None else self.open_set(episodes)
+        return terms | task_scores(terms["logits"], episodes.query_y)
 
     def validation_step(self, episodes: Episode, batch_idx: int) -> None:
         """Add validation tasks to the means."""
@@ -296,7 +296,7 @@ class Method(BatchNormProtocol):
             self.log(f"val/{name}", mean, prog_bar=name == "accuracy", batch_size=len(episodes))
 
     def test_step(self, episodes: Episode, batch_idx: int) -> dict[str, Any]:
-        """Return logits and scores for the callbacks."""
+        """Return logits, scores and any knownness for the callbacks."""
         return self._evaluate(episodes) | {"episodes": episodes}
 
     def pictures(self, episode: Episode) -> dict[str, Tensor]:

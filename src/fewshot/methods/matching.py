@@ -52,6 +52,7 @@ class MatchingNet(Method):
     """
 
     stores_statistics = True
+    knownness_score = "logit"
 
     def __init__(self, backbone: Backbone, full_context: bool = False, processing_steps: int = 5, **base: Any) -> None:
         super().__init__(**base)

@@ -61,6 +61,8 @@ class MetaGAN(Method):
         schedule: of that optimiser.
     """
 
+    knownness_score = "real"
+
     def __init__(
         self,
         host: Method,
@@ -163,6 +165,11 @@ class MetaGAN(Method):
         """Return the log-odds ``(M,)`` of real inputs."""
         fake = self.fake_head(prediction.features).squeeze(-1) if self.fake_head is not None else 0.0
         return real_logit(prediction.logits, fake)
+
+    def knownness(self, prediction: Prediction) -> Tensor:
+        if self.knownness_score == "real":
+            return self.real_log_odds(prediction)
+        return super().knownness(prediction)
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         if not self.inner_steps or not (self.inner_real or self.inner_fake):

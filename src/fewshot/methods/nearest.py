@@ -22,6 +22,8 @@ class NearestNeighbour(Method):
     Nothing is learned. The logit of a class is minus the squared Euclidean distance to its nearest support image.
     """
 
+    knownness_score = "logit"
+
     def __init__(self, **base: Any) -> None:
         super().__init__(**base)
         self.pixels = nn.Flatten()

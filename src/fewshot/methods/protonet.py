@@ -63,6 +63,7 @@ class ProtoNet(Method):
     """
 
     stores_statistics = True
+    knownness_score = "logit"
 
     def __init__(
         self,

@@ -42,6 +42,8 @@ class RelationNet(Method):
             in the head.
     """
 
+    knownness_score = "logit"
+
     def __init__(self, backbone: Backbone, norm: str = "batch", loss: str = "mse", **base: Any) -> None:
         super().__init__(**base)
         if loss not in LOSSES:

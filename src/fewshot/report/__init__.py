@@ -1,6 +1,7 @@
 """Compare runs in tables and figures."""
 
-from fewshot.report.formats import csv_text, markdown, terminal, write
+from fewshot.report.csv_table import csv_text
+from fewshot.report.formats import markdown, terminal, write
 from fewshot.report.read_runs import Failure, Run, collect
 from fewshot.report.table import Row, Table, compare
 

@@ -12,6 +12,7 @@ from fewshot.files import printable, write_bytes
 from fewshot.report.charts import accuracies, episode_scatter, reliability, validation_curves
 from fewshot.report.formats import write
 from fewshot.report.html import Figure, render_page
+from fewshot.report.open_set_chart import open_set
 from fewshot.report.read_runs import collect
 from fewshot.report.table import Table, compare
 
@@ -42,6 +43,13 @@ _COMPARISONS = (
         "larger dots hold more images. Below the diagonal a method is surer than right. ECE: expected calibration "
         "error, the mean over seeds.",
     ),
+    (
+        open_set,
+        "unknown_classes.png",
+        "Unknown classes",
+        "How well images of unknown classes are told from the query images, with 95% intervals over episodes. The "
+        "dashed line is guessing.",
+    ),
 )
 
 
@@ -50,8 +58,8 @@ def report(paths: Iterable[str | Path], folder: Path | None) -> Table:
 
     With a ``folder`` also write there ``report.html``, which holds all of the following, ``report.md``, ``report.csv``,
     ``report.tex``, ``accuracies.png`` (guessing is drawn where all runs have the same number of ways), and in
-    ``figures/`` the files ``validation.png``, ``episodes.png`` and ``calibration.png`` that have something to show.
-    Where runs left ``figures/boundary.npz``, these come side by side into ``boundaries.png``.
+    ``figures/`` the files ``validation.png``, ``episodes.png``, ``calibration.png`` and ``unknown_classes.png`` that
+    have something to show. Where runs left ``figures/boundary.npz``, these come side by side into ``boundaries.png``.
 
     Raises:
         UserError: there are no runs, none can be read, or ``folder`` cannot be written.

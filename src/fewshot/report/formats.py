@@ -3,8 +3,6 @@
 The formats are Markdown, CSV, LaTeX and text for a terminal.
 """
 
-import csv
-import io
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -15,15 +13,19 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
-from fewshot.files import csv_safe, write_bytes
+from fewshot.files import write_bytes
+from fewshot.open_set import SCORES
 from fewshot.report import published
+from fewshot.report.csv_table import csv_text
 from fewshot.report.table import MARK, Row, Table
 
 _HEADER = (
     *("run", "accuracy", "published", "seeds", "difference", "p", "by seed", "verdict"),
+    *("AUROC", "AUROC diff.", "FPR95", "FPR95 diff."),
     *("time", "ep/s", "MB", "params", "adapted"),
 )
 _OF_SEEDS = {"seeds", "by seed", "verdict"}
+_OPEN_SET = {"AUROC", "AUROC diff.", "FPR95", "FPR95 diff."}
 _TOO_WIDE = {"published", "p", "ep/s", "MB", "params", "adapted"}  # for several seeds in 80 columns
 
 
@@ -35,16 +37,6 @@ def markdown(table: Table) -> str:
         _line([_escape(cell) for cell in (*cells, row.note)]) for cells, row in zip(rows, table.rows, strict=True)
     ]
     return "\n\n".join(["\n".join(lines), *map(_escape, footnotes(table))]) + "\n"
-
-
-def csv_text(table: Table) -> str:
-    """Return CSV text in fractions, seconds and MB."""
-    stream = io.StringIO()
-    records = [_record(row) for row in table.rows]
-    writer = csv.DictWriter(stream, list(records[0]) if records else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _machine(value) for name, value in record.items()} for record in records)
-    return stream.getvalue()
 
 
 def latex(table: Table) -> str:
@@ -78,7 +70,10 @@ def terminal(table: Table) -> Group:
     """
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     # Only the label may wrap; a number broken over two lines cannot be read.
-    header, *rows = shown(table, without=_TOO_WIDE if _has_seeds(table) else {"published"})
+    without = _TOO_WIDE if _has_seeds(table) else {"published"}
+    if any(row.open_set for row in table.rows):
+        without = _TOO_WIDE | {"time", "FPR95", "FPR95 diff."} | ({"seeds", "by seed"} if _has_seeds(table) else set())
+    header, *rows = shown(table, without)
     grid.add_column(header[0], overflow="fold")
     for name in header[1:]:
         grid.add_column(name, justify="right", no_wrap=True)
@@ -127,7 +122,9 @@ def shown(table: Table, without: Collection[str] = ()) -> list[list[str]]:
     """
     hidden = {*without, *(() if _has_seeds(table) else _OF_SEEDS)}
     hidden |= set() if any(row.published for row in table.rows) else {"published"}
-    hidden |= set() if len({_average(row, "adapted_parameters") for row in table.rows} - {None, 0}) > 1 else {"adapted"}
+    hidden |= set() if len({row.average("adapted_parameters") for row in table.rows} - {None, 0}) > 1 else {"adapted"}
+    if not any(row.open_set for row in table.rows):
+        hidden |= _OPEN_SET
     lines = [_HEADER, *map(_cells, table.rows)]
     return [[cell for name, cell in zip(_HEADER, line, strict=True) if name not in hidden] for line in lines]
 
@@ -154,12 +151,23 @@ def _cells(row: Row) -> tuple[str, ...]:
         p_value,
         _percent(row.by_seed.difference, row.by_seed.half_width, sign="+") if row.by_seed else "",
         row.verdict,
-        _known(_average(row, "seconds"), _duration),
-        _known(_average(row, "episodes_per_second"), lambda value: f"{value:.3g}" if value < 100 else f"{value:.0f}"),
-        _known(_average(row, "peak_memory_mb"), lambda value: f"{value:.0f}"),
-        _known(_average(row, "parameters"), _count),
-        _known(_average(row, "adapted_parameters"), _count),
+        *_open_set_cells(row),
+        _known(row.average("seconds"), _duration),
+        _known(row.average("episodes_per_second"), lambda value: f"{value:.3g}" if value < 100 else f"{value:.0f}"),
+        _known(row.average("peak_memory_mb"), lambda value: f"{value:.0f}"),
+        _known(row.average("parameters"), _count),
+        _known(row.average("adapted_parameters"), _count),
     )
+
+
+def _open_set_cells(row: Row) -> list[str]:
+    cells = []
+    for name in SCORES:
+        measure = row.open_set.get(name)
+        pair = None if measure is None else measure.paired
+        cells.append("" if measure is None else _percent(measure.mean, measure.half_width, sign=""))
+        cells.append("" if pair is None else _percent(pair.difference, pair.half_width, sign="+"))
+    return cells
 
 
 def _published(number: published.Published) -> str:
@@ -167,15 +175,6 @@ def _published(number: published.Published) -> str:
     value, half_width = (f"{100 * fraction:.4g}" for fraction in (number.value, number.half_width))
     spread = "" if math.isnan(number.half_width) else f" ± {half_width}"
     return value + spread + (published.MARK if number.provenance == "recalled" else "")
-
-
-def _average(row: Row, name: str) -> float | None:
-    """Average over the runs of a row.
-
-    Return None where a run lacks the value.
-    """
-    values = [getattr(run, name) for run in row.runs]
-    return None if not values or None in values else sum(values) / len(values)
 
 
 def _known(value: float | None, show: Callable[[float], str]) -> str:
@@ -232,49 +231,3 @@ def _tex(text: str) -> str:
 
 def _tex_line(line: Sequence[str]) -> str:
     return " & ".join(map(_tex, line)) + r" \\"
-
-
-def _machine(value: object) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(csv_safe(str(value)))
-
-
-def _record(row: Row) -> dict[str, object]:
-    """Return the columns of report.csv, None for unknown."""
-    run = row.runs[0] if row.runs else None
-    pair = row.paired
-    by_seed = row.by_seed
-    others = row.published[0] if row.published else None
-    return {
-        "label": row.label,
-        "method": run and run.method,
-        "data": run and run.data,
-        "task": run and run.task,
-        "seeds": " ".join(str(run.seed) for run in row.runs),
-        "bn": run and run.bn,
-        "episodes": run and len(run.accuracy),
-        "accuracy": row.accuracy,
-        "accuracy_ci95": row.half_width,
-        "seed_sd": row.seed_sd,
-        "published": others and others.value,
-        "published_ci95": others and others.half_width,
-        "published_source": others and others.source,
-        "published_provenance": others and others.provenance,
-        "reference": row.reference,
-        "difference": pair and pair.difference,
-        "difference_ci95": pair and pair.half_width,
-        "p_value": pair and pair.p_value,
-        "by_seed_difference": by_seed and by_seed.difference,
-        "by_seed_ci95": by_seed and by_seed.half_width,
-        "verdict": row.verdict,
-        "bn_differs": pair and row.bn_pair is not None,
-        "ece": _average(row, "ece"),
-        "seconds": _average(row, "seconds"),
-        "episodes_per_second": _average(row, "episodes_per_second"),
-        "peak_memory_mb": _average(row, "peak_memory_mb"),
-        "parameters": run and run.parameters,
-        "adapted_parameters": run and run.adapted_parameters,
-        "note": row.note,
-        "path": row.path,
-    }

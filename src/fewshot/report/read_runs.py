@@ -8,7 +8,7 @@ A run whose files cannot be read costs the table of the others nothing: the run 
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fewshot.calibration import FILE, Bins, read_bins
 from fewshot.errors import UserError
 from fewshot.files import MEGABYTE, csv_columns, printable, read_text
+from fewshot.open_set import SCORES
 from fewshot.result import EPISODES, RESULT, read_result
 
 _ERROR = "error.txt"
@@ -44,6 +45,8 @@ class Run:
         task: name of the task, for example ``5w1s``.
         label_fraction: labelled part of the training images.
         distractors: further classes with unlabelled images in a task.
+        unknown: further classes whose images are to be told from the queries.
+        knownness: by which they are told.
         bn: BatchNorm protocol at test time.
         overrides: what the user typed, for example ``method.inner_lr=0.1``.
         stated_accuracy: mean test accuracy in ``result.json``, a fraction.
@@ -55,6 +58,8 @@ class Run:
         bins: accuracy by confidence; None for an older run.
         accuracy: ``(episodes,)`` test accuracies, fractions in [0, 1].
         fingerprints: one a test episode, same order as ``accuracy``.
+        open_set: by the names of ``fewshot.open_set.SCORES``, each ``(episodes,)``, fractions; empty without unknown
+            classes.
     """
 
     path: Path
@@ -66,6 +71,8 @@ class Run:
     ways: int
     label_fraction: float
     distractors: int
+    unknown: int
+    knownness: str | None
     seed: int
     bn: str
     overrides: tuple[str, ...]
@@ -82,6 +89,15 @@ class Run:
     bins: Bins | None
     accuracy: NDArray[np.float64]
     fingerprints: tuple[str, ...]
+    open_set: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def unknown_images(self) -> tuple[int, int] | None:
+        """Name the unknown images of test tasks; None without such images.
+
+        Among runs with the same fingerprints, those with the same name have the same unknown images.
+        """
+        return (self.unknown, self.distractors) if self.open_set else None
 
 
 @dataclass(frozen=True)
@@ -156,8 +172,9 @@ def _natural(path: Path) -> list[list[str | int]]:
 
 
 def _read_run(folder: Path) -> Run:
-    accuracy, fingerprints = _read_episodes(folder)
     result = read_result(folder)
+    open_set = result.test.open_set
+    fingerprints, scores = _read_episodes(folder, () if open_set is None else SCORES)
     return Run(
         path=folder,
         label=_name(result.name or result.method),
@@ -168,6 +185,8 @@ def _read_run(folder: Path) -> Run:
         ways=result.ways,
         label_fraction=result.label_fraction,
         distractors=result.distractors,
+        unknown=result.unknown,
+        knownness=None if open_set is None else _name(open_set.knownness),
         seed=result.seed,
         bn=_name(result.bn),
         overrides=tuple(map(printable, result.overrides)),
@@ -182,8 +201,9 @@ def _read_run(folder: Path) -> Run:
         finished=min(max((folder / RESULT).stat().st_mtime, 0), _LATEST),
         ece=result.test.ece,
         bins=read_bins(folder / FILE) if os.path.lexists(folder / FILE) else None,
-        accuracy=accuracy,
+        accuracy=scores.pop("accuracy"),
         fingerprints=fingerprints,
+        open_set=scores,
     )
 
 
@@ -195,29 +215,39 @@ def _optional_name(text: str | None) -> str | None:
     return None if text is None else _name(text)
 
 
-def _read_episodes(folder: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+def _read_episodes(folder: Path, open_set: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, NDArray[np.float64]]]:
+    """Return the fingerprints, and the scores by name.
+
+    The scores are ``accuracy`` and the columns ``open_set``, which may be nan.
+    """
     file = folder / EPISODES
-    rows: dict[int, tuple[float, str]] = {}
+    rows: dict[int, tuple[str, list[float]]] = {}
+    columns = ("episode", "fingerprint", "accuracy", *open_set)
     # A fingerprint such as 12e4 is a text; a reader that guesses types makes a number of the fingerprint.
-    for line, cells in csv_columns(read_text(file, inside=folder), ("episode", "accuracy", "fingerprint"), file):
+    for line, cells in csv_columns(read_text(file, inside=folder), columns, file):
         try:
-            number, share, fingerprint = cells
+            number, fingerprint, *shares = cells
             episode = int(number)
-            accuracy = float(share)
+            values = [float(share) for share in shares]
+            if len(values) != 1 + len(open_set):
+                raise ValueError(shares)
         except ValueError as error:
             raise UserError(f"{file}: line {line} is not an episode") from error
         fingerprint = fingerprint.strip()
-        if not (math.isfinite(accuracy) and 0 <= accuracy <= 1 and 0 < len(fingerprint) <= _LONGEST_FINGERPRINT):
+        if not (0 <= values[0] <= 1 and 0 < len(fingerprint) <= _LONGEST_FINGERPRINT):
             raise UserError(f"{file}: line {line} needs an accuracy in [0, 1] and a fingerprint")
+        if not all(0 <= value <= 1 or math.isnan(value) for value in values):
+            raise UserError(f"{file}: line {line} needs {' and '.join(open_set)} in [0, 1], or nan")
         if episode in rows:
             raise UserError(f"{file}: line {line} repeats episode {episode}")
-        rows[episode] = accuracy, fingerprint
+        rows[episode] = fingerprint, values
         if len(rows) > _MOST_EPISODES:
             raise UserError(f"{file}: more than {_MOST_EPISODES:,} test episodes")
     if not rows:
         raise UserError(f"{file}: no test episodes in it")
     ordered = [rows[episode] for episode in sorted(rows)]
-    return np.array([accuracy for accuracy, _ in ordered]), tuple(fingerprint for _, fingerprint in ordered)
+    scores = np.array([values for _, values in ordered]).T
+    return tuple(fingerprint for fingerprint, _ in ordered), dict(zip(columns[2:], scores, strict=True))
 
 
 def _read_failure(folder: Path) -> Failure:

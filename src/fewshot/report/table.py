@@ -7,8 +7,8 @@ the choice of test tasks matters, and the standard deviation between seeds how m
 difference is called one where both its intervals, over episodes and over seeds, leave out zero.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.report.label import by_setting, labels, shortened
+from fewshot.report.open_set import Measure, explain, measures
 from fewshot.report.published import Published, published
 from fewshot.report.read_runs import Failure, Run
 from fewshot.statistics import Paired, holm, interval, paired
@@ -48,6 +49,7 @@ class Row:
         compared: ``(ours, theirs)``, each ``(episodes,)``: the accuracies behind ``paired``.
         by_seed: the same over the seeds that both have; None where these are fewer than two.
         published: numbers of others for the same data, task and method.
+        open_set: the scores of unknown images by name; empty without such images.
         bn_pair: BatchNorm protocols of this row and of its reference, where both have one and they differ.
         note: for the reader, for example why there is no difference.
         outcome: ``failed`` or ``unreadable`` in a row without runs.
@@ -66,6 +68,7 @@ class Row:
     compared: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     by_seed: Paired | None = None
     published: tuple[Published, ...] = ()
+    open_set: Mapping[str, Measure] = field(default_factory=dict)
     bn_pair: tuple[str, str] | None = None
     note: str = ""
     outcome: str = "finished"
@@ -84,6 +87,14 @@ class Row:
         The label has the seed where the row has several runs.
         """
         return f"{self.label} seed={run.seed}" if len(self.runs) > 1 else self.label
+
+    def average(self, name: str) -> float | None:
+        """Average over the runs.
+
+        Return None where a run lacks the value.
+        """
+        values = [getattr(run, name) for run in self.runs]
+        return None if not values or None in values else sum(values) / len(values)
 
     @property
     def verdict(self) -> str:
@@ -123,11 +134,7 @@ def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
 
     Runs over different test episodes are never paired.
     """
-    settings = [
-        seeds
-        for same in by_setting(runs)
-        for seeds in _by(same, lambda run: (run.data, run.task, run.fingerprints)).values()
-    ]
+    settings = [seeds for same in by_setting(runs) for seeds in _by(same, _tested_on).values()]
     names = labels(settings, failures)
     groups = _by(
         list(zip(settings, names, strict=False)),  # the names of failures come after
@@ -144,6 +151,10 @@ def compare(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> Table:
         for failure, name in zip(failures, names[len(settings) :], strict=True)
     ]
     return Table(tuple(rows), _footnotes(rows))
+
+
+def _tested_on(run: Run) -> Hashable:
+    return run.data, run.task, run.fingerprints, run.unknown_images, run.knownness
 
 
 def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
@@ -170,6 +181,7 @@ def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> l
     compared = [(_mean(ours), _mean(theirs)) for ours, theirs in shared]
     tests = [paired(ours, theirs) for ours, theirs in compared]
     corrected = holm([test.p_value for test in tests])
+    scores = measures([seeds for seeds, _ in members], shared)
     rows = []
     for number, (seeds, label) in enumerate(members):
         test = tests[number - 1] if number else None
@@ -191,6 +203,7 @@ def _group(members: Sequence[tuple[list[Run], str]], index: int, note: str) -> l
                 compared=compared[number - 1] if number else None,
                 by_seed=_between_seeds(seeds, reference) if number else None,
                 published=published(seeds[0]),
+                open_set=scores[number],
                 bn_pair=bn if len(set(bn) - {"none"}) == 2 else None,
                 note="; ".join(filter(None, (note, *map(_contradiction, seeds)))),
             )
@@ -247,6 +260,7 @@ def _footnotes(rows: Sequence[Row]) -> tuple[str, ...]:
             "By seed: the same difference with the t-interval over seeds. Verdict: better or worse only where both "
             "intervals leave out zero."
         )
+    notes += explain([row.runs for row in rows])
     pairs = {row.bn_pair for row in rows if row.bn_pair}
     if pairs:
         named = ", ".join(f"{bn} against {reference}" for bn, reference in sorted(pairs))
