@@ -54,6 +54,7 @@ class SimpleShot(Pretrained):
         base: see ``Method``.
     """
 
+    knownness_score = "logit"
     base_mean: Tensor
     base_count: Tensor
 
