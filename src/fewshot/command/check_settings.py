@@ -96,6 +96,7 @@ RANGES: dict[str, Range] = {
     "pooled": Range(0, 64),
     "unshuffle": Range(1, 64),
     "drop_rate": Range(0, 0.99),
+    "crop": Range(0, 1, open=True),
     "block_size": Range(1, 1024),
     # of methods
     **dict.fromkeys(("inner_rate", "threshold", "weight", "processing_steps"), _SOME_OR_NONE),

