@@ -1,22 +1,28 @@
 """Compare the methods on frozen features with scikit-learn, and with values computed by hand."""
 
 import warnings
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model import Ridge as SklearnRidge
 
+from fewshot.data import ClassBatches, EpisodeData, Split, Task
 from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods import logistic_regression
 from fewshot.methods.logistic_regression import fit_logistic
 from fewshot.methods.ridge import ridge_regression
-from fewshot.networks import Backbone
+from fewshot.networks import Backbone, mlp
+from fewshot.networks.norm_layers import Statistics, normalising
 from methods_table import baseline, pixels, ridge, simpleshot
+from synthetic_data import synthetic_split
 
 
 def features(rows: int, columns: int, ways: int, seed: int = 0, unit: bool = True):
@@ -215,3 +221,110 @@ class TestSimpleShot:
     def test_impossible_settings_are_refused(self, setting, value):
         with pytest.raises(UserError, match=f"method.{setting}={value}: "):
             simpleshot(VmapEngine(), **{setting: value})
+
+
+class Data:
+    """Features of three splits, with few training classes of unequal numbers of rows."""
+
+    def __init__(self, classes: int = 3, columns: int = 6) -> None:
+        self.counts = torch.arange(1, classes + 1)
+        self.columns = columns
+
+    def load(self) -> dict[str, Split]:
+        random = torch.Generator().manual_seed(len(self.counts))
+        ten = torch.full((8,), 10)
+        return {
+            name: Split(name, torch.randn(int(n.sum()), self.columns, generator=random), n, names(name, len(n)))
+            for name, n in (("train", self.counts), ("val", ten), ("test", ten))
+        }
+
+
+def names(split: str, classes: int) -> tuple[str, ...]:
+    return tuple(f"{split} {number}" for number in range(classes))
+
+
+TASK = Task(5, 2, 3, 5, 2, 3, meta_batch=2, test_episodes=4, val_episodes=2, train_batch=8)
+
+
+def trainer(folder, steps: int = 1, **options) -> pl.Trainer:
+    return pl.Trainer(
+        max_steps=steps, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, inference_mode=False,
+        enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0, enable_checkpointing=False,
+        use_distributed_sampler=False, **options,
+    )  # fmt: skip
+
+
+class TestMeanOfTheBaseClasses:
+    @pytest.mark.parametrize("power", [None, 0.5])
+    def test_it_is_the_mean_of_all_training_features(self, power, tmp_path):
+        """The training split has fewer classes, and fewer rows of a class, than a task takes."""
+        method = simpleshot(VmapEngine(), flat(6), power=power)
+        data = EpisodeData(Data(), TASK, 0, 100)
+        trainer(tmp_path).validate(method, datamodule=data, verbose=False)
+        x = data.splits["train"].images.flatten(1)
+        x = x if power is None else x.sign() * x.abs().sqrt()
+        torch.testing.assert_close(method.base_mean, x.mean(0))
+        assert int(method.base_count) == 6
+
+    def test_a_test_keeps_the_mean_of_a_checkpoint(self, tmp_path):
+        first, second = (simpleshot(VmapEngine(), flat(6)) for _ in range(2))
+        trainer(tmp_path).test(first, datamodule=EpisodeData(Data(), TASK, 0, 100), verbose=False)
+        second.load_state_dict(first.state_dict())
+        trainer(tmp_path).test(second, datamodule=EpisodeData(Data(classes=7), TASK, 0, 100), verbose=False)
+        assert torch.equal(second.base_mean, first.base_mean)
+        assert int(second.base_count) == 6
+
+    @pytest.mark.parametrize("centre", ["support", "none"])
+    def test_other_centres_need_no_mean(self, centre, tmp_path):
+        method = simpleshot(VmapEngine(), flat(6), centre=centre)
+        trainer(tmp_path).test(method, datamodule=EpisodeData(Data(), TASK, 0, 100), verbose=False)
+        assert not method.base_count
+
+    @pytest.mark.parametrize("validates", [True, False])
+    @pytest.mark.parametrize("bn", ["running", "transductive"])
+    def test_it_follows_the_training_of_the_backbone(self, bn, validates, tmp_path):
+        torch.manual_seed(0)
+        method = simpleshot(VmapEngine(), mlp(6, 1, (5,)), bn=bn)
+        task = TASK if validates else replace(TASK, val_episodes=0)
+        data = EpisodeData(Data(classes=9), task, 0, 100)
+        limit = {"val_check_interval": 3} if validates else {"limit_val_batches": 0}
+        trainer(tmp_path, 6, **limit).fit(method, datamodule=data)
+        x = data.splits["train"].images
+        source = Statistics.RUNNING if bn == "running" else Statistics.BATCH
+        with torch.no_grad(), normalising(method.backbone, source):
+            torch.testing.assert_close(method.base_mean, method.backbone(x).mean(0))
+        assert method.training  # as before
+
+    def test_images_are_evenly_spaced_and_normalised(self):
+        split = synthetic_split(6, images=5)
+        batches = ClassBatches(split, 4, 0, mean=0.5, std=0.25)
+        pixels = (split.images / 255 - 0.5) / 0.25
+        every = torch.cat([*batches.spread(1000)])
+        torch.testing.assert_close(every, pixels)
+        some = [*batches.spread(10)]
+        assert [len(part) for part in some] == [4, 4, 2]
+        torch.testing.assert_close(torch.cat(some), pixels[::3])
+
+    def test_rotated_copies_are_images(self):
+        split = synthetic_split(2, images=3)
+        rotated = torch.cat([*ClassBatches(split, 50, 0, rotations=True).spread(1000)])
+        wanted = [torch.rot90(image, turn, (1, 2)) for image in split.images / 255 for turn in range(4)]
+        torch.testing.assert_close(rotated, torch.stack(wanted))
+
+
+class TestNothingToTrain:
+    @pytest.mark.parametrize("make", [simpleshot, ridge, partial(baseline, solver="logistic"), baseline])
+    def test_a_backbone_that_learns_nothing_leaves_nothing_to_train(self, make):
+        frozen = mlp(6, 1, (5,)).requires_grad_(False)
+        for network in (flat(6), frozen):
+            assert not any(parameter.requires_grad for parameter in make(VmapEngine(), network=network).parameters())
+        assert all(parameter.requires_grad for parameter in make(VmapEngine(), network=mlp(6, 1, (5,))).parameters())
+
+    def test_a_head_that_is_not_trained_stays_so_when_resized(self):
+        head = baseline(VmapEngine(), network=flat(6)).head
+        head.resize(9)
+        assert not any(parameter.requires_grad for parameter in head.parameters())
+
+    def test_the_scale_of_cosines_is_learned_on_any_backbone(self):
+        method = baseline(VmapEngine(), network=flat(6), head="cosine")
+        assert all(parameter.requires_grad for parameter in method.parameters())
