@@ -68,6 +68,17 @@ class TestRidge:
         for given in (x, x[:, :4]):
             torch.autograd.gradcheck(lambda x: ridge_regression(x, y, 0.3), (given.clone().requires_grad_(),))
 
+    @pytest.mark.parametrize("columns", [4, 64])
+    def test_mixed_precision_is_not_the_precision_of_the_system(self, columns):
+        x, labels = features(25, columns, 5)
+        y = F.one_hot(labels, 5)
+        half = x.bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = ridge_regression(half, y, 0.1)
+        for value, wanted in zip(found, ridge_regression(half.float(), y, 0.1), strict=True):
+            assert value.dtype == torch.float32
+            assert torch.equal(value, wanted)
+
     def test_impossible_settings_are_refused(self):
         with pytest.raises(UserError, match=r"method.regularisation=0.0, .* above 0"):
             ridge(VmapEngine(), regularisation=0.0)
@@ -137,6 +148,15 @@ class TestLogisticRegression:
 
 
 class TestLogisticSolver:
+    def test_tasks_of_features_are_solved_together_and_tasks_of_images_are_not(self, episodes):
+        of_features = episodes.with_tensors(
+            {"support_x": episodes.support_x.view(4, 10, 64, 1, 1), "query_x": episodes.query_x.view(4, 15, 64, 1, 1)}
+        )
+        method = baseline(VmapEngine(), network=pixels(), solver="logistic").eval()
+        assert [len(chunk) for chunk in method.chunks(episodes)] == [1, 1, 1, 1]
+        assert [len(chunk) for chunk in method.chunks(of_features)] == [4]
+        torch.testing.assert_close(method.logits(of_features), method.logits(episodes))
+
     @pytest.mark.parametrize("normalise", [False, True])
     @pytest.mark.parametrize("engine", [LoopEngine(), VmapEngine(4)])
     def test_logits_of_tasks(self, engine, normalise, episodes, float64):

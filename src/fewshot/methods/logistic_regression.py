@@ -86,12 +86,25 @@ def solve(features: Tensor, labels: Tensor, ways: int, regularisation: float) ->
     if not bool(x.isfinite().all()):
         raise UserError("logistic regression: the features of a support set are not finite")
     mean = x.mean(1, keepdim=True)
-    u, s, q = torch.linalg.svd(x - mean, full_matrices=False)  # q (B, R, D)
+    u, s, q = _decompose(x - mean)
     problem = _Problem(u * s[:, None], F.one_hot(labels, ways).double(), regularisation)
     v, b = problem.minimise()
     weight = v.mT @ q
     bias = b - (weight @ mean.mT)[..., 0]
     return weight.to(features), bias.to(features)
+
+
+def _decompose(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the singular value decomposition of ``(B, M, D)``, the last factor ``(B, R, D)``.
+
+    Many columns are reduced first, which takes a third of the time.
+    """
+    if x.shape[1] >= x.shape[2]:
+        u, s, q = torch.linalg.svd(x, full_matrices=False)
+        return u, s, q
+    basis, triangle = torch.linalg.qr(x.mT)
+    u, s, q = torch.linalg.svd(triangle.mT, full_matrices=False)
+    return u, s, q @ basis.mT
 
 
 class _Problem:

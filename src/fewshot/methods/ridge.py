@@ -29,22 +29,28 @@ from fewshot.networks import Backbone, Prediction
 def ridge_regression(x: Tensor, y: Tensor, regularisation: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return weights ``(D, N)`` and bias ``(N,)``.
 
+    The system is solved in single precision or better, also in mixed precision.
+
     Args:
         x: features ``(M, D)``.
         y: targets ``(M, N)``.
         regularisation: lambda, above 0.
     """
-    x_mean = x.mean(0)
-    y_mean = y.mean(0)
-    x = x - x_mean
-    y = y - y_mean
-    rows, columns = x.shape
-    identity = torch.eye(min(rows, columns), dtype=x.dtype, device=x.device)
-    if rows < columns:
-        weight = x.T @ torch.linalg.solve(x @ x.T + regularisation * identity, y)
-    else:
-        weight = torch.linalg.solve(x.T @ x + regularisation * identity, x.T @ y)
-    return weight, y_mean - x_mean @ weight
+    with torch.autocast(x.device.type, enabled=False):
+        precision = torch.promote_types(x.dtype, torch.float32)
+        x = x.to(precision)
+        y = y.to(precision)
+        x_mean = x.mean(0)
+        y_mean = y.mean(0)
+        x = x - x_mean
+        y = y - y_mean
+        rows, columns = x.shape
+        identity = torch.eye(min(rows, columns), dtype=precision, device=x.device)
+        if rows < columns:
+            weight = x.T @ torch.linalg.solve(x @ x.T + regularisation * identity, y)
+        else:
+            weight = torch.linalg.solve(x.T @ x + regularisation * identity, x.T @ y)
+        return weight, y_mean - x_mean @ weight
 
 
 class Ridge(Method):
@@ -94,7 +100,7 @@ class Ridge(Method):
             features = self.forward_queries(self.backbone, module_state(state, "backbone"), support_x, x, joint=True)
             scaled = F.normalize(features) if self.normalise else features
             support, queries = scaled.split([len(support_x), len(x)])
-            weight, bias = ridge_regression(support, labels.to(support), self.regularisation)
-            return Prediction(self.scale * (queries @ weight + bias), features[len(support_x) :])
+            weight, bias = ridge_regression(support, labels, self.regularisation)
+            return Prediction(self.scale * (queries.to(weight) @ weight + bias), features[len(support_x) :])
 
         return Predictor(predict, dict(self.named_parameters()))
