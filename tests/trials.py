@@ -1,14 +1,17 @@
 """Try damaged, hostile and impossible input at random, and count what does not end in one line.
 
-python tests/trials.py [NUMBER [SEED [KIND]]]      # 500 trials of all kinds; KIND is the beginning of a kind's name
+python tests/trials.py [NUMBER [SEED [KIND]]]      # 600 trials of all kinds; KIND is the beginning of a kind's name
 
 Each trial runs in a process of its own with limits of time and memory. A trial is right when the command refuses
-with one line and exit status 1, or succeeds where that is right too. Exit status 1 of this script: some trial was not.
+with one line and exit status 1, or succeeds, whichever is right for the input, and says what its kind expects. The
+modules of ``trial_kinds`` take turns, and so do the kinds of a module. Exit status 1 of this script: some trial was
+wrong.
 """
 
 import importlib
 import os
 import pkgutil
+import re
 import resource
 import runpy
 import signal
@@ -26,7 +29,7 @@ for folder in ("src", "tests", "."):
     sys.path.insert(0, str(ROOT / folder))
 
 import trial_kinds  # noqa: E402
-from trial_kinds import KINDS, Trial  # noqa: E402
+from trial_kinds import ACCEPTED, KINDS, WRONG, Trial  # noqa: E402
 
 SECONDS = 60
 MEMORY = 3 * 2**30  # bytes, beside what the libraries take
@@ -56,7 +59,7 @@ def workshop() -> Iterator[Path]:
         folder = Path(temporary)
         (folder / "try").mkdir()
         small = [setting for setting in SMALL if not setting.startswith("backbone.width=")]
-        trial = Trial("a run", lambda: run_py(*small, "name=run", f"hydra.run.dir={folder}/run"), must_refuse=False)
+        trial = Trial("a run", lambda: run_py(*small, "name=run", f"hydra.run.dir={folder}/run"), ACCEPTED)
         outcome, text = attempt(trial, folder)
         assert outcome == "accepted", text
         yield folder
@@ -66,7 +69,9 @@ def attempt(trial: Trial, folder: Path) -> tuple[str, str]:
     """Run a trial in a process of its own; its outcome, and what it printed.
 
     Outcomes are ``refused`` and ``accepted``, and the wrong ones ``silent`` (accepted what must be refused),
-    ``traceback``, ``hang``, ``memory``, ``lines`` (an error that is not one line) and ``signal``.
+    ``strict`` (refused what is right), ``result`` (another result than expected), ``unsaid`` (a line is missing),
+    ``talk`` (lines that nothing calls for), ``escape`` (an escape sequence reaches the terminal), ``traceback``,
+    ``hang``, ``memory``, ``lines`` (an error that is not one line) and ``signal``.
     """
     printed = folder / "printed.txt"
     started = time.monotonic()
@@ -118,10 +123,21 @@ def _outcome(trial: Trial, status: int, memory: int, text: str) -> str:
         return "memory"
     if status < 0:
         return "signal"
-    if status == 0:
-        return "silent" if trial.must_refuse else "accepted"
+    if "\x1b" in text or "\x07" in text:
+        return "escape"
+    if status == WRONG:
+        return "result"
     errors = [line for line in text.splitlines() if line.startswith(("error: ", "Error: "))]
-    return "refused" if status == 1 and len(errors) == 1 else "lines"
+    if status != 0 and (status != 1 or len(errors) != 1):
+        return "lines"
+    outcome = "refused" if status else "accepted"
+    if outcome not in trial.right:
+        return "strict" if status else "silent"
+    if any(not re.search(pattern, text) for pattern in trial.says):
+        return "unsaid"
+    if trial.quiet and len(text.splitlines()) != len(errors):
+        return "talk"
+    return outcome
 
 
 RIGHT = ("refused", "accepted")
@@ -130,27 +146,31 @@ RIGHT = ("refused", "accepted")
 def run_trials(number: int, seed: int, beginning: str = "") -> list[tuple[str, str, str, str]]:
     """Run ``number`` trials, kinds in turn; return kind, outcome, what and text of the wrong ones, after printing."""
     load_kinds()
-    kinds = [name for name in sorted(KINDS) if name.startswith(beginning)]
-    assert kinds, f"no kind begins with {beginning!r}"
+    doors: dict[str, list[str]] = {}
+    for name in sorted(KINDS):
+        if name.startswith(beginning):
+            doors.setdefault(name.partition(".")[0], []).append(name)
+    assert doors, f"no kind begins with {beginning!r}"
     counts: Counter[tuple[str, str]] = Counter()
     wrong = []
     with workshop() as folder:
         for place in range(number):
-            name = kinds[place % len(kinds)]
+            kinds = list(doors.values())[place % len(doors)]
+            name = kinds[place // len(doors) % len(kinds)]
             trial = KINDS[name](Random(f"{seed}/{place}"), folder)
             outcome, text = attempt(trial, folder)
             counts[name, outcome] += 1
             if outcome not in RIGHT:
                 wrong.append((name, outcome, trial.what, text))
                 print(f"{name} {place}: {outcome}: {trial.what}\n{text[-1500:]}", flush=True)
-    for name in kinds:
+    for name in [name for kinds in doors.values() for name in kinds]:
         print(name, *(f"{outcome} {count}" for (of, outcome), count in sorted(counts.items()) if of == name), sep="  ")
     return wrong
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the script; its exit status."""
-    number = int(arguments[0]) if arguments else 500
+    number = int(arguments[0]) if arguments else 600
     seed = int(arguments[1]) if len(arguments) > 1 else 0
     wrong = run_trials(number, seed, arguments[2] if len(arguments) > 2 else "")
     print(f"{number} trials, {len(wrong)} wrong")

@@ -10,6 +10,12 @@ from pathlib import Path
 from random import Random
 
 
+REFUSED = ("refused",)
+ACCEPTED = ("accepted",)
+EITHER = ("refused", "accepted")
+WRONG = 99  # exit status of a command whose result is wrong, after printing what is
+
+
 @dataclass(frozen=True)
 class Trial:
     """Say what a trial does, and which ends are right.
@@ -17,12 +23,16 @@ class Trial:
     Attributes:
         what: a few words for the report, with everything that is needed to do the same by hand.
         command: is called in a process of its own; returns the exit status, or calls ``sys.exit``.
-        must_refuse: exit status 0 would be an acceptance in silence. False where either end is right.
+        right: the outcomes that are right: ``REFUSED`` (the error is one line), ``ACCEPTED``, or either (``EITHER``).
+        says: patterns that the printed text must contain.
+        quiet: where nothing but an error may be printed.
     """
 
     what: str
     command: Callable[[], int | None]
-    must_refuse: bool = True
+    right: tuple[str, ...] = REFUSED
+    says: tuple[str, ...] = ()
+    quiet: bool = False
 
 
 Kind = Callable[[Random, Path], Trial]
@@ -30,6 +40,6 @@ KINDS: dict[str, Kind] = {}
 
 
 def kind(function: Kind) -> Kind:
-    """Register a kind under the name of its module and function."""
+    """Register a kind under the names of its door, a module, and its function."""
     KINDS[f"{function.__module__.rpartition('.')[2]}.{function.__name__}"] = function
     return function

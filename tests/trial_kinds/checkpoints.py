@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from trial_kinds import Trial, kind
+from trial_kinds import EITHER, REFUSED, Trial, kind
 
 DOORS = ("checkpoint", "weights", "resume", "load")
 NUMBERS = (float("nan"), float("inf"), -1, 0, 1.5, 10**9, 10**30, "abc", None, [], {}, True, "", "../x", "${a}")
@@ -73,7 +73,7 @@ def _of_bytes(random: Random, workshop: Path, what: str, content: bytes, must: b
     file = place / "run/checkpoints/last.ckpt"
     file.write_bytes(content)
     name = random.choice(DOORS)
-    return Trial(f"{what}, by {name}", door(name, file), must)
+    return Trial(f"{what}, by {name}", door(name, file), REFUSED if must else EITHER)
 
 
 def settings(content: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def setting_changed(random: Random, workshop: Path) -> Trial:
         content["settings"] = yaml.safe_dump(stored)
 
     made = trial(random, workshop, "a setting", change, must=False)
-    return Trial(f"{chosen[0]}={value!r}: {made.what}", made.command, must_refuse=False)
+    return Trial(f"{chosen[0]}={value!r}: {made.what}", made.command, EITHER)
 
 
 @kind
@@ -196,9 +196,8 @@ def bad_content(random: Random, workshop: Path) -> Trial:
             _put(content, path, value)
 
     made = trial(random, workshop, "a part", change, must=False)
-    return Trial(
-        f"{chosen[0]}={value!r}: {made.what}", made.command, must_refuse=chosen[0] in [("state_dict",), ("settings",)]
-    )
+    needed = chosen[0] in [("state_dict",), ("settings",)]
+    return Trial(f"{chosen[0]}={value!r}: {made.what}", made.command, REFUSED if needed else EITHER)
 
 
 @kind
@@ -213,4 +212,4 @@ def other_places(random: Random, workshop: Path) -> Trial:
                 state[key] = {name: torch.tensor(0.1)} if key == "best_k_models" else name
 
     made = trial(random, workshop, f"{key}={name}", change, must=False)
-    return Trial(made.what, made.command, must_refuse="by resume" in made.what)
+    return Trial(made.what, made.command, REFUSED if "by resume" in made.what else EITHER)

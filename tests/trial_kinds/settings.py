@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from settings_of import choosing, names, places, resolved_settings
-from trial_kinds import Trial, kind
+from trial_kinds import EITHER, REFUSED, Trial, kind
 
 # No number of any recipe may be one of these.
 IMPOSSIBLE = (float("nan"), float("inf"), float("-inf"), "abc", "", "1e", True, {}, {"a": 1}, ["x"], [None], -(10**30))
@@ -57,7 +57,7 @@ def number(random: Random, workshop: Path) -> Trial:
         node = node[key]
     node[path[-1]] = value
     what = f"{' '.join(recipe)} {'.'.join(map(str, path))}={value}"
-    return Trial(what, lambda: build(settings), must_refuse=impossible)
+    return Trial(what, lambda: build(settings), REFUSED if impossible else EITHER)
 
 
 @kind

@@ -1,28 +1,23 @@
-"""Make run folders with random damage and hostile contents, for trials of the report.
-
-``python tests/report/run_folder_trials.py COUNT [FIRST]`` runs trials, each in a limited process.
-"""
+"""Run folders with random damage and hostile contents, read by the report."""
 
 import json
 import os
-import resource
-import subprocess
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-SECONDS = 60
-MEMORY = 3 * 2**30  # of addresses, of which the libraries alone take more than one
+from trial_kinds import ACCEPTED, WRONG, Trial, kind
+
+SECRET = "SECRET of another folder"
 ENTRIES = (
-    *("method", "name", "data", "split", "label_fraction", "task", "seed", "bn", "test", "val", "train", "parameters"),
-    *("adapted_parameters", "peak_memory_mb", "device", "git_commit", "overrides", "format", "path"),
-)
+    "method", "name", "data", "split", "label_fraction", "task", "seed", "bn", "test", "val", "train", "parameters",
+    "adapted_parameters", "peak_memory_mb", "device", "git_commit", "overrides", "format", "path",
+)  # fmt: skip
 WITHIN = {
     "task": ("ways", "shots", "name", "distractors"),
     "test": ("accuracy", "ci95", "loss", "ece", "open_set"),
@@ -30,43 +25,14 @@ WITHIN = {
     "val": ("accuracy",),
 }
 VALUES = (
-    *(None, True, 0, -1, 1.5, 2**63, 10**400, 1e308, float("nan"), float("inf"), -float("inf"), [], {}, [[]], {"a": 1}),
-    *(
-        "",
-        "$\\bad$",
-        "\x1b[31m",
-        "a\nb",
-        "\ud800",
-        "\udcfc",
-        "x" * 5000,
-        "=1+1",
-        "@a",
-        "<b>",
-        "|",
-        "\u202e",
-        "{{ 7*7 }}",
-    ),
-    *([10**30], ["=1", "\x1b]0;a\x07"], ["a" * 100_000], ["seed=\ud800"]),
-)
+    None, True, 0, -1, 1.5, 2**63, 10**400, 1e308, float("nan"), float("inf"), -float("inf"), [], {}, [[]], {"a": 1},
+    "", "$\\bad$", "\x1b[31m", "a\nb", "\ud800", "\udcfc", "x" * 5000, "=1+1", "@a", "<b>", "|", "\u202e", "{{ 7*7 }}",
+    [10**30], ["=1", "\x1b]0;a\x07"], ["a" * 100_000], ["seed=\ud800"],
+)  # fmt: skip
 CELLS = (
-    *(
-        "",
-        "nan",
-        "inf",
-        "-1",
-        "2",
-        "1e400",
-        "1" * 5000,
-        "x" * 200_000,
-        '"',
-        "\x00",
-        "\x1b[31m",
-        "=1",
-        "0.5",
-        "9" * 30,
-        "\ud800",
-    ),
-)
+    "", "nan", "inf", "-1", "2", "1e400", "1" * 5000, "x" * 200_000, '"', "\x00", "\x1b[31m", "=1", "0.5", "9" * 30,
+    "\ud800",
+)  # fmt: skip
 
 
 def make_run(folder: Path, random: Random) -> None:
@@ -177,8 +143,9 @@ Damage = Callable[[Path, Random], None]
 ANY: tuple[Damage, ...] = (flip_bytes, cut, fill, repeat, grow, replace)
 
 
-def damage(folder: Path, random: Random) -> None:
-    """Damage one to three files of a run."""
+def damage(folder: Path, random: Random) -> str:
+    """Damage one to three files of a run; return what was done."""
+    done = []
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
     for file in random.sample(files, random.randint(1, min(3, len(files)))):
         kinds = ANY
@@ -187,59 +154,31 @@ def damage(folder: Path, random: Random) -> None:
         elif file.suffix == ".csv":
             kinds += (change_cell,) * 4
         if file.stat().st_size:
-            random.choice(kinds)(file, random)
+            change = random.choice(kinds)
+            change(file, random)
+            done.append(f"{change.__name__} {file.relative_to(folder)}")
+    return ", ".join(done)
 
 
-def damaged_runs(folder: Path, random: Random) -> list[str]:
-    """Make two good runs and a damaged run below ``folder``; return the command that reports them.
-
-    The command must end in time, within its memory, with status 0 and a table of the good runs, and print no escape
-    sequence and no traceback.
-    """
+@kind
+def damaged(random: Random, workshop: Path) -> Trial:
+    """Damage one of three runs: the report names that run, and compares the others."""
+    top = workshop / "try"
+    shutil.rmtree(top)
     for number in range(3):
-        make_run(folder / f"runs/{number}", random)
-    (folder / "runs/elsewhere").write_text("SECRET")
-    damage(folder / "runs/1", random)
-    return ["-m", "fewshot.report", str(folder / "runs"), "--output", str(folder / "out")]
+        make_run(top / f"runs/{number}", random)
+    (top / "runs/elsewhere").write_text(SECRET)
+    what = damage(top / "runs/1", random)
 
+    def command() -> int:
+        from fewshot.report.__main__ import main
 
-def problem_of(status: int, printed: str) -> str | None:
-    """Say what is wrong with the way a report ended; None where nothing is."""
-    if status:
-        return f"status {status}"
-    if "Traceback" in printed:
-        return "a traceback"
-    if "\x1b" in printed or "\x07" in printed:
-        return "an escape sequence"
-    return None
+        sys.argv = ["report", str(top / "runs"), "--output", str(top / "out")]
+        status = main()
+        for name in ("report.html", "report.csv", "report.md", "report.tex"):
+            if SECRET in (top / "out" / name).read_text(encoding="utf-8"):
+                print(f"{name} shows a file outside of the run")
+                return WRONG
+        return status
 
-
-def main(count: int, first: int = 0) -> int:
-    """Run ``count`` trials, print the seed and the output of each that went wrong, and return how many did."""
-    wrong = 0
-    for seed in range(first, first + count):
-        with TemporaryDirectory() as temporary:
-            command = damaged_runs(Path(temporary), Random(seed))
-            try:
-                done = subprocess.run(
-                    [sys.executable, *command],
-                    capture_output=True,
-                    text=True,
-                    errors="replace",
-                    timeout=SECONDS,
-                    env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
-                )
-                printed = done.stdout + done.stderr
-                problem = problem_of(done.returncode, printed)
-            except subprocess.TimeoutExpired:
-                printed, problem = "", f"longer than {SECONDS} s"
-        if problem:
-            wrong += 1
-            print(f"seed {seed}: {problem}\n{printed[-2000:]!s}")
-    print(f"{count} trials, {wrong} wrong")
-    return wrong
-
-
-if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])) > 0)
+    return Trial(what, command, right=ACCEPTED)
