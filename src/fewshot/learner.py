@@ -17,7 +17,7 @@ from fewshot import checkpoint, rng
 from fewshot.augment import Affine
 from fewshot.data.any_arrays import to_values
 from fewshot.data.any_images import Images, to_labels, to_pixels
-from fewshot.data.images import FULL_SCALE, Decoding
+from fewshot.data.image_conversion import FULL_SCALE, Decoding
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods import MetaGAN, Method
@@ -77,7 +77,8 @@ class Learner:
 
     Attributes:
         method: with the weights of the checkpoint; ``method.bn`` may be set.
-        channels, image_size, fit_to, invert, full_scale: see ``fewshot.data.images.Decoding`` (``fit_to`` is ``fit``).
+        channels, image_size, fit_to, invert, full_scale: see ``fewshot.data.image_conversion.Decoding`` (``fit_to`` is
+            ``fit``).
         mean, std: normalisation of pixels in [0, 1].
         needs_unlabeled: the method was trained with images without labels in each task.
         preprocessing: of a pretrained network, in place of ``fit_to``.

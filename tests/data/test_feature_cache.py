@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from fewshot.data import ImageFolder
 from fewshot.data import features as module
 from fewshot.data.features import Features
-from fewshot.data.images import Decoding, decode_file
+from fewshot.data.image_conversion import Decoding
+from fewshot.data.images import decode_file
 from fewshot.errors import UserError
 from fewshot.networks import PretrainedBackbone
 from synthetic_data import synthetic_split

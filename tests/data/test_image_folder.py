@@ -565,3 +565,43 @@ def test_names_with_escape_sequences_are_shown_escaped(split_root, caplog):
     assert "\\x1b[31mred\\n.png (not an image" in caplog.text
     assert "\\x1b[0m (1)" in caplog.text
     assert "\x1b" not in caplog.text
+
+
+def test_a_folder_is_one_class_whatever_links_to_it(split_root, caplog):
+    wanted = {name: values(split) for name, split in load(split_root).items()}
+    for link in ("a", "z"):
+        (split_root / "train" / link).symlink_to("train a")
+    (split_root / "train" / "train a" / "up").symlink_to(split_root)  # the other splits lie there
+    assert {name: values(split) for name, split in load(split_root).items()} == wanted
+    (line,) = [record.message for record in caplog.records if "read already" in record.message]
+    assert "2 links lead to folders that are read already, and are left out: a -> train a, z -> train a" in line
+
+
+def test_a_link_to_a_folder_elsewhere_is_a_class(split_root):
+    (split_root / "train" / "train a").rename(split_root.parent / "elsewhere")
+    (split_root / "train" / "train a").symlink_to(split_root.parent / "elsewhere")
+    assert values(load(split_root)["train"]) == {"train a": [0, 1, 2], "train b": [3, 4, 5]}
+
+
+def test_links_among_many_folders_end(tmp_path):
+    """Twelve folders that link to each other have 12! paths without a loop."""
+    names = [f"c{number:02}" for number in range(12)]
+    for value, name in enumerate(names):
+        paint(tmp_path / "root" / name / "1.png", value)
+        for other in names:
+            (tmp_path / "root" / name / other).symlink_to(f"../{other}")
+    assert sorted(name for split in load(tmp_path / "root").values() for name in split.classes) == names
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_names_that_differ_by_case_are_said(split_root, caplog, split):
+    paint(split_root / split / "TRAIN A" / "1.png", 99)
+    assert "TRAIN A" in load(split_root)[split].classes
+    assert "'TRAIN A' and 'train a' differ only in upper and lower case: each is taken as a class" in caplog.text
+
+
+def test_a_byte_and_its_escape_are_named(split_root, caplog):
+    for value, name in ((98, b"\xe9"), (99, rb"\xe9")):
+        paint(Path(os.fsdecode(os.fsencode(split_root / "train") + b"/" + name)) / "1.png", value)
+    assert sorted(values(load(split_root)["train"])["\\xe9"]) == [98, 99]
+    assert "1 names are written in two" in caplog.text

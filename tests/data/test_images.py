@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from fewshot.data.images import Decoding, Unreadable, decode, decode_all, decode_file
+from fewshot.data.image_conversion import Decoding, Unreadable
+from fewshot.data.images import decode, decode_all, decode_file, decode_image
 from fewshot.data.omniglot import Omniglot
 from fewshot.errors import UserError
 
@@ -247,6 +248,35 @@ def test_a_file_of_gigabytes_is_not_read(tmp_path):
         decode(tmp_path / "a.png", 1, 8)
 
 
+@pytest.mark.parametrize(
+    "start", [b"GIF89a", b"\xff\xd8\xff\xe0", b"RIFF\xf0\xff\xff\x6fWEBPVP8L", b"\0\0\0\x18ftypavif"]
+)
+def test_a_large_file_of_a_packed_format_is_not_read(tmp_path, start):
+    """Pillow looks for the image in such a file byte by byte, or reads the file whole."""
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(start)
+        file.truncate(300 << 20)
+    with pytest.raises(Unreadable, match="larger than 256 MB"):
+        decode(tmp_path / "a.png", 1, 8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "La", "RGBa", "I;16"])
+def test_strips_and_the_whole_are_equal(monkeypatch, mode):
+    random = np.random.default_rng(0)
+    if mode == "I;16":
+        image = Image.fromarray(random.integers(0, 65536, (37, 23)).astype(np.uint16))
+    else:
+        image = Image.fromarray(random.integers(0, 256, (37, 23, 4), dtype=np.uint8)).convert(
+            mode[:-1] + mode[-1].upper()
+        )
+        image = image.convert(mode)
+    for channels in (1, 3):
+        whole = decode_image(image, Decoding(channels, 20)).pixels
+        monkeypatch.setattr("fewshot.data.image_conversion._STRIP", 50)
+        assert np.array_equal(decode_image(image, Decoding(channels, 20)).pixels, whole)
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("brand", [b"heic", b"mif1"])
 def test_heic_is_to_be_converted(tmp_path, brand):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
@@ -305,3 +335,14 @@ def test_lost_colours_are_known_without_a_second_decoding(tmp_path):
 def test_settings_are_checked(numbers, message):
     with pytest.raises(UserError, match=message):
         decode_all([], *numbers)
+
+
+@pytest.mark.parametrize(("size", "seen"), [((60_000, 2), (0, 255)), ((2, 60_000), (0, 255))])
+def test_the_middle_of_a_long_image_needs_little_memory(size, seen):
+    """Resized to 256 pixels a side first, the image would have two gigapixels."""
+    image = Image.new("L", size, 255)
+    image.paste(0, (0, 0, size[0] // 2 if size[0] > 2 else 2, size[1] // 2 if size[1] > 2 else 2))
+    decoding = Decoding(1, 224, "centre_crop", scale=256, resampling="bicubic")
+    pixels = decode_image(image, decoding).pixels[0]
+    ends = (pixels[0, 0], pixels[-1, -1])
+    assert (pixels.shape, ends) == ((224, 224), seen)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-
 REFUSED = ("refused",)
 ACCEPTED = ("accepted",)
 EITHER = ("refused", "accepted")

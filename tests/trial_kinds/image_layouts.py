@@ -1,6 +1,7 @@
 """Folders of images in every layout: splits, classes, nested, empty and helper folders.
 
-Each case says what is right: the splits, classes and pixels, and the lines that must be printed; or the line that refuses.
+Each case says what is right: the splits, classes and pixels, and the lines that must be printed; or the line of the
+refusal.
 """
 
 import os
@@ -84,7 +85,9 @@ def splits_within_classes(made: Made) -> None:
 @case
 def nested_classes(made: Made) -> None:
     for split in ("train", "test"):
-        made.classes(split, [f"{split} {group}/{name}" for group in "ab" for name in ("x" + group, "y" + group)], split)
+        made.classes(
+            split, [f"{split} {group}/{split} {group}{number}" for group in "ab" for number in range(2)], split
+        )
 
 
 @case

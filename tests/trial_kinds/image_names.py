@@ -1,6 +1,7 @@
 """Folders of images with odd names: Unicode, bytes, cases of letters and escape sequences.
 
-Each case says what is right: the splits, classes and pixels, and the lines that must be printed; or the line that refuses.
+Each case says what is right: the splits, classes and pixels, and the lines that must be printed; or the line of the
+refusal.
 """
 
 import os

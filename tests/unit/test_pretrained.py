@@ -11,7 +11,8 @@ from PIL import Image
 from timm.data import create_transform
 from torch import nn
 
-from fewshot.data.images import decode_array, decode_file
+from fewshot.data.image_conversion import decode_array
+from fewshot.data.images import decode_file
 from fewshot.errors import UserError
 from fewshot.networks import PretrainedBackbone, conv4, efficientnet_lite0, find_pretrained, timm_backbone
 from fewshot.networks.efficientnet_lite0 import package_weights

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 CODE = """
 import builtins, os, runpy, signal, sys
 real = builtins.__import__
-def imported(name, *arguments):
+def imported(name, *arguments, **options):
     if name == "torch":
         os.kill(os.getpid(), signal.SIGINT)
-    return real(name, *arguments)
+    return real(name, *arguments, **options)
 builtins.__import__ = imported
 sys.path.insert(0, {source!r})
 sys.argv = {argv!r}
@@ -30,3 +30,13 @@ def test_ctrl_c_while_libraries_load_is_one_line(file):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode in (130, -signal.SIGINT)
     assert done.stderr == "interrupted\n"
+
+
+def test_an_error_is_one_line_whatever_a_name_holds():
+    from fewshot.command.exit_status import explain
+    from fewshot.errors import UserError
+
+    name = "\x1b[31ma\nerror: b"
+    shown = r"\x1b[31ma\nerror: b"
+    assert explain(UserError(f"{name} is no folder")) == f"{shown} is no folder"
+    assert explain(FileNotFoundError(2, "No such file", name)) == f"{shown}: No such file"

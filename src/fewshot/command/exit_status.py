@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fewshot.callbacks import Stopped
 from fewshot.command.paths import expand_home
 from fewshot.errors import FolderTaken, UserError
-from fewshot.files import write_bytes
+from fewshot.files import printable, write_bytes
 from fewshot.startup import quiet_libraries
 
 log = logging.getLogger(__name__)
@@ -61,9 +61,9 @@ def explain(error: BaseException) -> str | None:
     while isinstance(root, InstantiationException) and root.__cause__:
         root = root.__cause__
     if isinstance(root, UserError):
-        return str(root)
+        return printable(str(root))  # a name in it may hold line breaks and escape sequences
     if isinstance(root, OSError):
-        return f"{root.filename or 'the output folder'}: {root.strerror or root}"
+        return printable(f"{root.filename or 'the output folder'}: {root.strerror or root}")
     if isinstance(error, InstantiationException | OmegaConfBaseException):
         where = getattr(error, "full_key", None) or str(error).rpartition("full_key: ")[2]
         return _one_line(f"{where}: {root}")

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from fewshot.data.any_arrays import Shape, with_space
-from fewshot.data.images import DecodedImage, Decoding, Unreadable, decode_files, decode_image
+from fewshot.data.image_conversion import DecodedImage, Decoding, Unreadable
+from fewshot.data.images import decode_files, decode_image
 from fewshot.errors import UserError
 from fewshot.files import printable
 

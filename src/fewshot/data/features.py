@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot.data.image_conversion import DecodedImage, Decoding, Unreadable, decode_array
 from fewshot.data.image_store import (
     Listing,
     Notes,
@@ -31,7 +32,7 @@ from fewshot.data.image_store import (
     write_header,
     write_unreadable,
 )
-from fewshot.data.images import DecodedImage, Decoding, Unreadable, decode_array, decode_files
+from fewshot.data.images import decode_files
 from fewshot.data.paths import cache_folder
 from fewshot.data.progress import progress
 from fewshot.data.split import Split

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fewshot.data.class_folders import list_folders, scan
+from fewshot.data.class_folders import list_folders, say_case, scan
 from fewshot.data.class_shares import SHARES, SPLITS, check_shares, divide_classes, split_name
+from fewshot.data.image_conversion import FULL_SCALE, Decoding
 from fewshot.data.image_store import File, keep_large_classes, stored
-from fewshot.data.images import FULL_SCALE, Decoding
 from fewshot.data.paths import expand_home
 from fewshot.data.split import Split
 from fewshot.errors import UserError
+from fewshot.files import printable
 
 log = logging.getLogger(__name__)
 Classes = dict[str, list[File]]
@@ -28,7 +29,7 @@ class ImageFolder:
     Args:
         root: the folder.
         cache_dir: where the decoded images are kept.
-        channels, image_size, fit, invert, full_scale: see ``fewshot.data.images.Decoding``.
+        channels, image_size, fit, invert, full_scale: see ``fewshot.data.image_conversion.Decoding``.
         shares: the parts of the classes that ``train``, ``val`` and ``test`` get, relative to one another; a split
             with the share 0 is left out. For a folder without these splits.
         split_seed: of that split.
@@ -94,7 +95,9 @@ class ImageFolder:
         if not there:
             raise UserError(f"{self.root} is no folder: {self.hint or 'data.root=DIR names the folder of your images'}")
         listing = self._given_splits() or self._split_by_class()
-        _say_nested(self.root, [name for classes in listing.values() for name in classes])
+        names = [name for classes in listing.values() for name in classes]
+        _say_nested(self.root, names)
+        say_case(self.root, names)
         return listing
 
     def _given_splits(self) -> dict[str, Classes] | None:
@@ -122,8 +125,9 @@ class ImageFolder:
             )
         if others:
             read = ", ".join(sorted(own.values()))
-            log.warning("%s: only %s are read, not %s", self.root, read, ", ".join(others[:5]))
-        listing = {split: scan(self.root / folder) for split, folder in own.items()}
+            skipped = printable(", ".join(others[:5]))
+            log.warning("%s: only %s are read, not %s", printable(str(self.root)), read, skipped)
+        listing = {split: scan(self.root / folder, root=self.root) for split, folder in own.items()}
         for split, classes in listing.items():
             _refuse_no_class(self.root / own[split], classes)
         self._refuse_shared_classes(listing, own)
@@ -198,7 +202,7 @@ def _say_nested(root: Path, names: Sequence[str]) -> None:
     log.log(
         level,
         "%s: %d of %d classes are nested folders, such as %r and %r: each is a class of its own",
-        root,
+        printable(str(root)),
         len(nested),
         len(names),
         *shown,

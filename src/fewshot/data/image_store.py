@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from fewshot.data.images import FITS, FULL_SCALE, Decoding, Unreadable, decode_files
+from fewshot.data.image_conversion import FITS, FULL_SCALE, Decoding, Unreadable
+from fewshot.data.images import decode_files
 from fewshot.data.paths import cache_folder
 from fewshot.data.split import Split
 from fewshot.data.split_cache import refused
@@ -117,11 +118,12 @@ def stored(cache_dir: str | Path, name: str, root: Path, listing: Listing, decod
 
 def report_notes(notes: Notes, root: Path, store: Path, listing: Listing, decoding: Decoding) -> None:
     """Log unreadable files, equal images and dark images."""
+    shown_root = printable(str(root))
     if notes.unreadable:
         files = sum(len(files) for classes in listing.values() for files in classes.values())
         log.warning(
             "%s: %d of %d files are unreadable and left out: %s; %s lists them",
-            root,
+            shown_root,
             len(notes.unreadable),
             files,
             first_reasons(notes.unreadable),
@@ -132,7 +134,7 @@ def report_notes(notes: Notes, root: Path, store: Path, listing: Listing, decodi
         more = f" and {len(notes.twins) - 3} more" if len(notes.twins) > 3 else ""
         log.warning(
             "%s: %d images are the same in two splits, so a test has seen them in training: %s%s; remove one of each",
-            root,
+            shown_root,
             len(notes.twins),
             shown,
             more,
@@ -142,7 +144,7 @@ def report_notes(notes: Notes, root: Path, store: Path, listing: Listing, decodi
         log.warning(
             "%s: no 16-bit image passes %d of 65535, so all are nearly black: for a camera of %d bits "
             "set data.full_scale=%d",
-            root,
+            shown_root,
             notes.deepest,
             (white + 1).bit_length() - 1,
             white,
@@ -361,5 +363,6 @@ def keep_large_classes(
             more = f" and {len(named) - 20} more" if len(named) > 20 else ""
             left_out.append(f"{len(named)} of {len(few)} in {name}, which needs {need}: {', '.join(named[:20])}{more}")
     if left_out:
-        log.warning("%s: classes with too few %s for the task are left out: %s", root, noun, "; ".join(left_out))
+        shown = printable(str(root))
+        log.warning("%s: classes with too few %s for the task are left out: %s", shown, noun, "; ".join(left_out))
     return kept

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fewshot.data.class_folders import file_state
 from fewshot.data.class_shares import SPLITS
+from fewshot.data.image_conversion import Decoding
 from fewshot.data.image_store import File, keep_large_classes, stored
-from fewshot.data.images import Decoding
 from fewshot.data.paths import expand_home
 from fewshot.data.split import Split, assert_disjoint
 from fewshot.errors import UserError
@@ -25,7 +25,7 @@ class MiniImageNet:
     Args:
         root: the folder of ``images`` and the csv files.
         cache_dir: where the decoded images are kept.
-        channels, image_size, fit: see ``fewshot.data.images.Decoding``.
+        channels, image_size, fit: see ``fewshot.data.image_conversion.Decoding``.
         least: numbers whose sum a class of each split needs in images; a class with fewer is left out.
     """
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.data.images import Decoding
+from fewshot.data.image_conversion import Decoding
 from fewshot.networks.backbone import Backbone
 
 RGB = 3

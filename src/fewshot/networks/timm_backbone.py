@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from fewshot.data.images import RESAMPLING, Decoding
+from fewshot.data.image_conversion import RESAMPLING, Decoding
 from fewshot.errors import UserError
 from fewshot.networks.pretrained import PretrainedBackbone, count_features
 

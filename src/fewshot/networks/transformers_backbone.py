@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fewshot.data.images import Decoding
+from fewshot.data.image_conversion import Decoding
 from fewshot.errors import UserError
 from fewshot.networks.pretrained import PretrainedBackbone, count_features
 from fewshot.networks.timm_backbone import HUB, no_retries
