@@ -36,6 +36,7 @@ class Made:
         tolerance: how far a grey may be from the wanted one.
         loose: classes of which nothing is known but that they are there.
         as_nobody: read as a user without rights.
+        fewest: images of a class.
     """
 
     root: Path
@@ -47,6 +48,7 @@ class Made:
     tolerance: int = 0
     loose: set[str] = field(default_factory=set)
     as_nobody: bool = False
+    fewest: int = 1
 
     def __post_init__(self) -> None:
         self._greys = list(range(1, 256))
@@ -69,9 +71,11 @@ class Made:
         return grey
 
     def classes(self, split: str, names: list[str], folder: str | None = None) -> None:
-        """Paint one to three images of each class, and want them in ``split``."""
+        """Paint a few images of each class, and want them in ``split``."""
         for name in names:
-            greys = [self.image(Path(folder or "", name)) for _ in range(self.random.randint(1, 3))]
+            greys = [
+                self.image(Path(folder or "", name)) for _ in range(self.random.randint(self.fewest, self.fewest + 2))
+            ]
             self.wanted.setdefault(split, {}).setdefault(name, []).extend(greys)
 
     def splits(self, **folders: str) -> None:
@@ -87,14 +91,6 @@ class Made:
     def some(self) -> Path:
         """Return the folder of a class that is there, of random choice."""
         return self.random.choice(sorted({file.parent for file in self.root.rglob("*") if file.is_file()}))
-
-    def enter(self, top: Path) -> None:
-        """Give up the rights of root where the case is about closed folders."""
-        if self.as_nobody and os.getuid() == 0:
-            for folder in (top, top.parent):
-                folder.chmod(0o777)
-            os.environ["FEWSHOT_CACHE"] = str(top / "cache")
-            os.seteuid(NOBODY)
 
 
 def case(function: Callable[[Made], None]) -> Callable[[Made], None]:
@@ -134,7 +130,11 @@ def _load(made: Made, top: Path) -> int:
     quiet_libraries()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     cache = top / "cache"
-    made.enter(top)
+    if made.as_nobody and os.getuid() == 0:
+        cache.mkdir()
+        for folder in (top, top.parent, cache):
+            folder.chmod(0o777)
+        os.seteuid(NOBODY)
     options = {"channels": 1, "image_size": 4} | made.options
     try:
         splits = ImageFolder(made.root, cache, **options).load()
