@@ -205,7 +205,7 @@ def _identity(folder: Path) -> frozenset[tuple[int, int]]:
 
 
 def _say_left_out(walk: _Walk, top: Path) -> None:
-    """Log a line each for unreadable folders and for links to folders that are read already."""
+    """Log unreadable folders, and links to folders that are read already."""
     lines = (
         (
             "folders or links cannot be read and are left out",
