@@ -87,6 +87,7 @@ class Result:
         label_fraction: labelled part of the training images.
         task: all settings of the tasks.
         bn, bn_statistics_estimated: BatchNorm protocol of the test, and whether it estimated running statistics.
+        pretrained: the pretrained network behind the features; None without such a network.
         parameters, adapted_parameters: how many, and how many of them an inner loop changes.
         peak_memory_mb: peak memory of the process or device, in MB.
         versions: of the libraries that decide a result.
@@ -108,6 +109,7 @@ class Result:
     test: MeanScores
     val: Validation = Validation()
     train: Training = Training()
+    pretrained: str | None = None
     parameters: int | None = None
     adapted_parameters: int | None = None
     processes: int | None = None

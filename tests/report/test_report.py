@@ -774,3 +774,13 @@ def test_what_d_makes_of_fakes_is_a_third_panel(tmp_path):
     for colour in ("#1b9e77", "#7570b3", "#e7298a"):
         assert count(bottom, colour) > 20
     assert not count(image[: len(image) // 2], "#7570b3")
+
+
+def test_a_pretrained_network_may_have_seen_the_test_classes(tmp_path):
+    pretrained = make_run(tmp_path / "1", data="cifar_fs", pretrained="resnet50", bn="frozen")
+    scratch = make_run(tmp_path / "2", HIGH, data="cifar_fs", method="protonet")
+    notes = " ".join(table_of(pretrained, scratch).footnotes)
+    assert "resnet50 may have seen the test classes of cifar_fs" in notes
+    assert "Pretrained" not in " ".join(table_of(scratch).footnotes)
+    drawn = make_run(tmp_path / "3", data="omniglot", pretrained="resnet50", bn="frozen")
+    assert "Pretrained" not in " ".join(table_of(drawn).footnotes)

@@ -32,6 +32,7 @@ from fewshot.command.run_folder import confirm_classes
 from fewshot.data import EpisodeData, Task
 from fewshot.loggers import conclude, continue_from
 from fewshot.methods import Method
+from fewshot.networks import find_pretrained
 from fewshot.provenance import device_name, versions
 from fewshot.result import Result, Validation, write_calibration, write_episodes, write_result
 
@@ -237,6 +238,7 @@ def record(
     write_episodes(out, records.scores.columns())
     write_calibration(out, records.scores.calibration())
     tested = f"checkpoints/{records.tested.filename}.ckpt" if cfg.train else cfg.checkpoint
+    backbone = find_pretrained(method.network)
     result = Result(
         method=cfg.choices.method,
         name=cfg.choices.method,
@@ -250,6 +252,7 @@ def record(
         test=test,
         val=Validation(validation),
         train=records.throughput.summary(trainer.global_step),
+        pretrained=backbone.name if backbone else None,
         parameters=sum(parameter.numel() for parameter in method.parameters()),
         adapted_parameters=method.adapted_parameters,
         processes=trainer.world_size,

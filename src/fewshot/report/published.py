@@ -57,7 +57,7 @@ def numbers() -> tuple[Published, ...]:
 def published(run: Run) -> tuple[Published, ...]:
     """Return the published numbers for a run.
 
-    Data, task, method and labels must match.
+    Data, task, method and labels must match, and the network must be trained from scratch.
     """
     special = {number.typed for number in numbers()} & set(run.overrides)
     return tuple(
@@ -66,7 +66,7 @@ def published(run: Run) -> tuple[Published, ...]:
         if (number.data, number.task, number.method) == (run.data, run.task, run.method)
         and number.label_fraction == run.label_fraction
         and (number.typed in special if special else not number.typed)
-        and not run.distractors
+        and not (run.distractors or run.pretrained)
     )
 
 

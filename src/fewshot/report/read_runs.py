@@ -73,6 +73,7 @@ class Run:
     distractors: int
     unknown: int
     knownness: str | None
+    pretrained: str | None
     seed: int
     bn: str
     overrides: tuple[str, ...]
@@ -187,6 +188,7 @@ def _read_run(folder: Path) -> Run:
         distractors=result.distractors,
         unknown=result.unknown,
         knownness=None if open_set is None else _name(open_set.knownness),
+        pretrained=_optional_name(result.pretrained),
         seed=result.seed,
         bn=_name(result.bn),
         overrides=tuple(map(printable, result.overrides)),

@@ -23,6 +23,7 @@ from fewshot.statistics import Paired, holm, interval, paired
 
 MARK = "†"  # on a difference between two BatchNorm protocols
 OTHER_EPISODES = "other test episodes"
+DRAWINGS = ("omniglot", "glyphs", "gaussians")  # data that resemble no photograph
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -265,6 +266,14 @@ def _footnotes(rows: Sequence[Row]) -> tuple[str, ...]:
     if pairs:
         named = ", ".join(f"{bn} against {reference}" for bn, reference in sorted(pairs))
         notes.append(f"{MARK} The two runs also differ in the BatchNorm protocol of the test: {named}.")
+    seen = [run for run in runs if run.pretrained and run.data not in DRAWINGS]
+    if seen:
+        networks = ", ".join(sorted({run.pretrained for run in seen if run.pretrained}))
+        data = ", ".join(sorted({run.data for run in seen}))
+        notes.append(
+            f"Pretrained: {networks} may have seen the test classes of {data} with their labels. "
+            "Compare these rows with one another, not with networks trained from scratch."
+        )
     devices = sorted({run.device for run in runs if run.device})
     if len(devices) > 1:
         notes.append(f"Time and memory are not comparable between devices; these runs used {', '.join(devices)}.")
