@@ -21,6 +21,7 @@ from fewshot.data.image_conversion import FULL_SCALE, Decoding
 from fewshot.episode import Episode
 from fewshot.errors import UserError
 from fewshot.methods import MetaGAN, Method
+from fewshot.methods.fixed_ways import refuse_other_classes
 from fewshot.methods.predictor import Predictor
 from fewshot.networks import Backbone, find_pretrained
 from fewshot.networks.norm_layers import batch_norms
@@ -163,6 +164,7 @@ class Learner:
             raise UserError("bn=running: this checkpoint holds no running averages; choose bn=transductive or support")
         if isinstance(method, MetaGAN) and not generator:
             method = method.host
+        refuse_other_classes(method, len(classes))
         self._announce_large(len(x))
         with torch.no_grad(), passes_in_parts(method):
             predictors = [

@@ -76,6 +76,20 @@ def test_a_run_without_training_needs_no_budget():
     check_settings(resolved_settings("train=false", "trainer.max_steps=-1"))
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("data.shares.val=2x", "^data.shares.val=2x: must be a number of at least 0$"),
+        ("data.shares.val=null", "^data.shares.val=null: must be a number of at least 0$"),
+        ("data.shares=3", r"^data.shares=3: must be a mapping \{KEY: VALUE\}"),
+        ("data.root=3", "^data.root=3: must be a text"),
+    ],
+)
+def test_a_wrong_value_in_a_mapping_is_named_as_typed(typed, message):
+    with pytest.raises(UserError, match=message):
+        check_settings(resolved_settings("data=folder", *([] if "root" in typed else ["data.root=a"]), typed))
+
+
 @pytest.mark.parametrize("method", names("method"))
 def test_every_method_passes(method):
     check_settings(resolved_settings(f"method={method}"))

@@ -116,10 +116,12 @@ def test_other_ways_than_in_training(method, checkpoint, folders):
     assert predict.probabilities(files).shape == (4, 3)
 
 
-def test_maml_keeps_its_ways_and_says_so(checkpoint, folders):
+@pytest.mark.parametrize("method", ["maml", "metagan"])
+def test_maml_keeps_its_ways_and_says_so(checkpoint, folders, method):
     files = sorted((folders / "flat").iterdir())[:2]
-    with pytest.raises(UserError, match="the classifier has 5 outputs, but a task has 2 ways"):
-        fewshot.load(checkpoint("maml")).fit(files, ["a", "b"])
+    message = "has 5 outputs, but the support set has 2 classes: give examples of 5 classes, or train with task.ways=2"
+    with pytest.raises(UserError, match=message):
+        fewshot.load(checkpoint(method)).fit(files, ["a", "b"])
 
 
 def test_three_lines_of_python_are_the_command(checkpoint, folders, capsys):

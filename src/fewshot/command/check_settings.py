@@ -162,7 +162,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def _check_data(data: Mapping[str, Any]) -> None:
     dataset = data.get("dataset") or {}
     hints = _hints_of(EpisodeData) | (_hints_of(get_object(dataset["_target_"])) if "_target_" in dataset else {})
-    _check_values(data, "data", {"image_size": int, "channels": int, **hints})
+    # As typed first, data.shares: most of data.dataset are copies of these.
+    for keys in (set(data) - {"dataset"}, {"dataset"}):
+        part = {key: value for key, value in data.items() if key in keys}
+        _check_values(part, "data", {"image_size": int, "channels": int, **hints})
     _check_node(dataset, "data.dataset")
     channels, size = data.get("channels", 1), data.get("image_size", 1)
     if channels * size**2 > MAX_NUMBERS:
@@ -214,7 +217,8 @@ def _check_values(node: Mapping[str, Any], where: str, hints: Mapping[str, Any])
         full = f"{where}.{key}" if where else key
         hint = _TIGHTER.get(full, hints.get(key, Any))
         if not _fits(value, hint):
-            raise UserError(f"{full}={_typed(value)}: must be {_describe(hint, RANGES.get(key))}")
+            name, wrong, wanted = _misfit(full, value, hint)
+            raise UserError(f"{name}={_typed(wrong)}: must be {_describe(wanted, RANGES.get(key))}")
         if where and isinstance(value, Mapping):
             _check_node(value, full)
         for number in _numbers(value) if key in RANGES or not isinstance(value, Mapping) else ():
@@ -297,6 +301,20 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, list):
         return _list_fits(value, origin or hint, parts)
     return False
+
+
+def _misfit(name: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
+    """Return the setting that is wrong, its value and its hint.
+
+    In numbers by name the number is wrong, not all of these.
+    """
+    for part in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
+        kind, parts = get_origin(part), get_args(part)
+        if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Mapping) and len(parts) == 2:
+            for key, item in value.items():
+                if not _fits(item, parts[1]):
+                    return f"{name}.{key}", item, parts[1]
+    return name, value, hint
 
 
 def _list_fits(value: list[Any], kind: Any, parts: tuple[Any, ...]) -> bool:

@@ -57,3 +57,17 @@ class FixedWays(Method):
                 f"the classifier has {self.ways} outputs, but a task has {episode.ways} ways: "
                 "this method needs task.train_ways equal to task.ways, and keeps the ways that it was trained on"
             )
+
+
+def refuse_other_classes(method: Method, classes: int) -> None:
+    """Refuse a support set that a fixed number of outputs cannot label.
+
+    Raises:
+        UserError: the numbers of classes differ.
+    """
+    host = getattr(method, "host", method)  # MetaGAN's
+    if isinstance(host, FixedWays) and host.ways != classes:
+        raise UserError(
+            f"the network has {host.ways} outputs, but the support set has {classes} classes: give examples of "
+            f"{host.ways} classes, or train with task.ways={classes} task.train_ways={classes}, or another method"
+        )
