@@ -44,7 +44,8 @@ def latex(table: Table) -> str:
 
     LaTeX reads the text by ``\\input``.
     """
-    header, *rows = shown(table, without={"time", "ep/s", "MB", "params"})
+    too_wide = {"p", "FPR95 diff."} if any(row.open_set for row in table.rows) else set()
+    header, *rows = shown(table, without={"time", "ep/s", "MB", "params"} | too_wide)
     tasks = ", ".join(dict.fromkeys(row.task for row in table.rows if row.runs))
     lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering"]
     lines += [rf"\caption{{Test accuracy: {_tex(tasks)}}}", r"\small\setlength{\tabcolsep}{4pt}"]
