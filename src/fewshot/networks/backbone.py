@@ -129,10 +129,14 @@ def mlp(channels: int, image_size: int, widths: Sequence[int] = (256, 128, 64, 6
     return Backbone(before, xavier(nn.Sequential(*layers)))
 
 
-def identity(channels: int, image_size: int) -> Backbone:
+def identity(channels: int, image_size: int, norm: str = "none") -> Backbone:
     """Return images or features without a change.
 
     There is nothing to train. Images ``(M, C, S, S)`` become ``(M, C * S * S)``.
+
+    Args:
+        channels, image_size: C and S.
+        norm: of heads that follow the setting of their backbone; there is no layer here.
     """
     shape = (channels, image_size, image_size)
     return Backbone(math.prod(shape), nn.Flatten(), shape)

@@ -94,6 +94,11 @@ class Generator(nn.Module):
         slopes: tuple[float, float, float] = (0.2, 0.2, 0.2),
     ) -> None:
         super().__init__()
+        if image_size == 1:
+            raise UserError(
+                "the generator makes images, and the data are features or points (1 x 1): method.generator and "
+                "method.encoder of conf/tuned/gaussians_3w5s_metagan.yaml are for these"
+            )
         if image_size % 4:
             raise ValueError(f"the generator upsamples twice: image_size={image_size} must be a multiple of 4")
         self.noise = noise

@@ -41,7 +41,7 @@ class RelationNetwork(nn.Module):
         if min(height, width) < 4:
             raise UserError(
                 f"feature maps of {height} x {width} are too small for the relation head, which halves them twice: "
-                "take backbone=conv4_relation, or larger images"
+                "take backbone=conv4_relation, or larger images; features without space have no maps"
             )
         self.backbone = backbone
         self.join = nn.Conv2d(2 * filters, filters, 3, padding=1)
