@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from fewshot.data import EpisodeData, EpisodeSampler, Task
 from fewshot.engines import VmapEngine
 from fewshot.errors import UserError
-from fewshot.methods import MetaGAN, NearestNeighbour
+from fewshot.methods import MetaGAN, NearestNeighbour, ProtoNet
 from fewshot.methods.gan_losses import fake_loss, real_loss
 from fewshot.methods.metagan import pixel_variance
-from fewshot.networks import Generator, TaskEncoder
+from fewshot.networks import Generator, TaskEncoder, identity
 from fewshot.networks.gan import Aggregation
 from methods_table import maml, metagan, protonet
 from synthetic_data import synthetic_split
@@ -147,6 +147,7 @@ def test_hosts_without_the_interface_are_refused():
         (NearestNeighbour(engine=VmapEngine(), bn="transductive"), "NearestNeighbour learns no features"),
         (torch.nn.Linear(2, 2), "Linear cannot be the host of MetaGAN"),
         (metagan(maml, VmapEngine()), "MetaGAN cannot be the host of MetaGAN"),
+        (ProtoNet(identity(1, 8), engine=VmapEngine(), bn="running", optimizer=optimizer), "no parameter to train"),
     ):
         with pytest.raises(UserError, match=message):
             MetaGAN(host, *parts, optimizer, schedule)

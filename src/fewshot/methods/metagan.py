@@ -105,6 +105,8 @@ class MetaGAN(Method):
         self.mean = mean
         self.std = std
         features = host.features  # or UserError
+        if not any(parameter.requires_grad for parameter in host.parameters()):
+            raise UserError("the host of MetaGAN has no parameter to train: choose another backbone, or the host alone")
         self.fake_head = _start_at_zero(nn.Linear(features, 1)) if fake_logit == "learned" else None
         self.generator_loss = generator_loss
         self.inner_real = inner_real
