@@ -5,7 +5,7 @@ changed by numbers of its own. Pixels that come in from outside of an image are 
 degrees, either way; ``scale`` is the largest change of a size, 0.2 for 0.8 to 1.2 times; ``shift`` is a part of a side,
 either way.
 
-``weak`` and ``strong`` change the images ``(M, C, H, W)`` of one task; ``Affine`` changes the images of many tasks.
+``weak``, ``colours`` and ``strong`` change the images ``(M, C, H, W)`` of one task; ``Affine`` changes the images of many tasks.
 """
 
 from collections.abc import Mapping
@@ -103,6 +103,20 @@ def weak(x: Tensor, key: Tensor, stream: int, shift: float = 1 / 14) -> Tensor:
     )  # (M, H) and (M, W): where each pixel comes from
     source = (rows[:, :, None] * width + columns[:, None]).flatten(1)
     return x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view_as(x)
+
+
+def colours(x: Tensor, key: Tensor, stream: int) -> Tensor:
+    """Change brightness, saturation and contrast at random.
+
+    Source: Zhao et al. 2020 (DiffAugment). An image's values move by up to half of their standard deviation, the
+    differences of its channels are multiplied by 0 to 2, and then the differences of its pixels by 0.5 to 1.5.
+    """
+    brightness, saturation, contrast = _random(x, key, stream, 3)[:, :, None, None, None].unbind(1)
+    x = x + (brightness - 0.5) * x.std((1, 2, 3), keepdim=True)
+    grey = x.mean(1, keepdim=True)
+    x = grey + 2 * saturation * (x - grey)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return mean + (contrast + 0.5) * (x - mean)
 
 
 def strong(

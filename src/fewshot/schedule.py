@@ -29,6 +29,14 @@ def cosine(step: int, spent: float, start: float = 0.0) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, spent - start) / (1 - start))))
 
 
+def warm_cosine(step: int, spent: float, warm: float = 0.05) -> float:
+    """Raise the factor, then decay the factor as ``cosine``.
+
+    The factor rises from 0 to 1 over the part ``warm`` of the budget. Source: Goyal et al. 2017.
+    """
+    return spent / warm if spent < warm else cosine(step, spent, warm)
+
+
 def halving(step: int, spent: float, every: int = 2000) -> float:
     """Halve the factor after every ``every`` steps.
 

@@ -52,6 +52,8 @@ class TaskStream(IntEnum):
     OUTER_FAKES = 1
     WEAK_AUGMENTATION = 2
     STRONG_AUGMENTATION = 3
+    FINETUNING = 4  # becomes the key of one step
+    COLOURS = 5
     DROP_BLOCK = 16
 
 

@@ -7,6 +7,7 @@ from fewshot.methods.matching import MatchingNet
 from fewshot.methods.metagan import MetaGAN
 from fewshot.methods.n_pair import NPair
 from fewshot.methods.nearest import NearestNeighbour
+from fewshot.methods.pmf import PMF
 from fewshot.methods.protonet import ProtoNet
 from fewshot.methods.pseudo_label import PseudoLabels
 from fewshot.methods.relation import RelationNet
@@ -17,6 +18,7 @@ from fewshot.methods.soft_kmeans import MaskedSoftKMeans, SoftKMeans
 
 __all__ = [
     "MAML",
+    "PMF",
     "Baseline",
     "MaskedSoftKMeans",
     "MatchingNet",
