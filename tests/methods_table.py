@@ -15,6 +15,7 @@ from fewshot.data import Task
 from fewshot.engines import Engine
 from fewshot.methods import (
     MAML,
+    PMF,
     Baseline,
     MaskedSoftKMeans,
     MatchingNet,
@@ -60,6 +61,13 @@ def maml(engine: Engine, norm: str = "batch", bn: str = "transductive", network=
 
 def protonet(engine: Engine, norm: str = "batch", bn: str = "running", **options) -> ProtoNet:
     return ProtoNet(embedding(norm), engine=engine, bn=bn, optimizer=adam, **options)
+
+
+def pmf(engine: Engine, **options) -> PMF:
+    # Cosines of so few features learn slowly.
+    faster = partial(torch.optim.Adam, lr=3e-2)
+    settings = {"finetune_steps": 2, "finetune_rate": 0.1} | options
+    return PMF(embedding(), engine=engine, bn="running", optimizer=faster, schedule=cosine, **settings)
 
 
 def n_pair(engine: Engine, **options) -> NPair:
@@ -194,6 +202,7 @@ ROWS = [
         metagan_options=LEARNED,
         **EMBEDS,
     ),
+    Row("pmf", pmf, adapts=True, ordered=True, keeps_running_statistics=True),
     Row("n_pair", n_pair, keeps_running_statistics=True),
     Row("nca_cosine", partial(n_pair, loss="nca", distance="cosine", scale=10.0), keeps_running_statistics=True),
     Row("relation", relation, metagan_options=LIGHT, **HOSTS),

@@ -107,9 +107,11 @@ class _Vmap:
 
 def _differentiate(loss: InnerLoss, params: Params, step: int, create_graph: bool) -> Params:
     create_graph = create_graph and torch.is_grad_enabled()
-    if not create_graph:
-        with _below_vmap():
-            params = {name: value.detach().requires_grad_() for name, value in params.items()}
+    with _below_vmap():  # a constant adapts too, such as a parameter that the outer loop leaves alone
+        params = {
+            name: value if create_graph and value.requires_grad else value.detach().requires_grad_()
+            for name, value in params.items()
+        }
     with torch.enable_grad():
         value = loss(params, step)
         with _below_vmap():

@@ -2,8 +2,12 @@
 
 - ``all``, ``head``, ``body``: the parameters of the whole classifier, of its last layer, of all other layers.
 - ``norm``: scales and shifts of the normalisation layers; ``bias``: all biases (BitFit, Ben Zaken et al. 2022);
-  ``lora``: a low-rank change of every convolution and linear layer (Hu et al. 2022). With each of these settings
-  the head adapts too, since a task brings classes of its own.
+  ``lora``: a low-rank change of every linear layer and convolution (Hu et al. 2022), without the grouped and depthwise
+  convolutions, whose weights are small. With each of these settings the head adapts too, since a task brings classes
+  of its own.
+
+A pretrained network that is ``frozen`` adapts all the same: the outer loop does not train its parameters, so that every
+task begins at the pretrained values, while the head and learned rates are trained.
 
 LoRA takes a weight W, flattened to (out, in), to W + B A, with A (rank, in) and B (out, rank). B starts at 0, so that
 a task begins at the unadapted network. A is random, the same for every task and every run: A is neither learned nor
@@ -18,7 +22,7 @@ from torch import Tensor, nn
 
 from fewshot import rng
 from fewshot.errors import UserError
-from fewshot.networks import BatchNorm
+from fewshot.networks.norm_layers import is_norm
 
 ADAPT = ("all", "head", "body", "norm", "bias", "lora")
 Params = dict[str, Tensor]
@@ -50,7 +54,7 @@ class AdaptedParameters(nn.Module):
         self.whole = [name for name, _ in network.named_parameters() if _adapts_whole(adapt, name, network)]
         if adapt == "lora":
             for name, layer in network.get_submodule("backbone").named_modules(prefix="backbone"):
-                if isinstance(layer, nn.Conv2d | nn.Linear):
+                if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
                     self._add_low_rank(f"{name}.weight", layer.weight.flatten(1).shape[1])
         # Of a backbone without parameters, "all" is the head.
         if adapt not in ("all", "head") and not self.has_backbone:
@@ -72,9 +76,8 @@ class AdaptedParameters(nn.Module):
         fast = {name: params[name] for name in self.whole}
         for name in self.low_rank:
             weight = params[name]
-            zero = 0 * weight.sum()  # a constant that has a gradient: autograd descends on nothing else
-            fast[f"{name}.A"] = self.get_buffer(_buffer(name)).to(weight) + zero
-            fast[f"{name}.B"] = weight.new_zeros(len(weight), self.rank) + zero
+            fast[f"{name}.A"] = self.get_buffer(_buffer(name)).to(weight)
+            fast[f"{name}.B"] = weight.new_zeros(len(weight), self.rank)
         return fast
 
     def merge(self, params: Params, fast: Params) -> Params:
@@ -96,7 +99,7 @@ def _adapts_whole(adapt: str, name: str, network: nn.Module) -> bool:
         return adapt != "body"
     layer, _, own = name.rpartition(".")
     if adapt == "norm":
-        return isinstance(network.get_submodule(layer), BatchNorm | nn.GroupNorm)
+        return is_norm(network.get_submodule(layer))
     return adapt in ("all", "body") or (adapt == "bias" and own == "bias")
 
 

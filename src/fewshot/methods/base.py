@@ -135,7 +135,14 @@ class Method(OpenSetProtocol):
         return F.cross_entropy(logits, labels)
 
     def chunks(self, episodes: Episode) -> Iterator[Episode]:
-        """Split a batch into pieces for the engine."""
+        """Split a batch into pieces for the engine.
+
+        Images that go through a pretrained network fill any device: one task is a piece, unless ``engine.chunk`` says
+        otherwise.
+        """
+        backbone = find_pretrained(self.network)
+        if self.engine.chunk is None and backbone is not None and not backbone.is_computed(episodes.support_x):
+            return episodes.chunks(1)
         return self.engine.chunks(episodes, adapts=self.inner_steps > 0)
 
     def map_tasks(self, function: TaskFunction, episodes: Episode) -> Terms:

@@ -92,6 +92,14 @@ class GroupNorm(nn.GroupNorm):
         )[0]
 
 
+def is_norm(layer: nn.Module) -> bool:
+    """Tell whether a layer normalises.
+
+    Libraries have many norm layers; the names of all of them say so: ``LayerNorm2d``, ``BatchNormAct2d``, ``RmsNorm``.
+    """
+    return "Norm" in type(layer).__name__
+
+
 def batch_norms(module: nn.Module) -> list[BatchNorm]:
     """Return the batch norms in fixed order."""
     return [layer for layer in module.modules() if isinstance(layer, BatchNorm)]

@@ -4,14 +4,17 @@ The preprocessing of the images belongs to the network: the data follow the netw
 evaluation mode, dropout and stochastic depth do nothing, so that a forward pass has no memory and no chance.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewshot.data.image_conversion import Decoding
 from fewshot.networks.backbone import Backbone
+from fewshot.networks.norm_layers import GroupNorm
 
 RGB = 3
 
@@ -41,7 +44,7 @@ class PretrainedBackbone(Backbone):
         name: str,
         frozen: bool = True,
     ) -> None:
-        super().__init__(features, network)
+        super().__init__(features, with_own_group_norms(network))
         self.decoding = decoding
         self.name = name
         self.frozen = frozen
@@ -60,13 +63,21 @@ class PretrainedBackbone(Backbone):
         Images ``(M, C, H, W)`` hold pixels in [0, 1]; a grey image has its channel three times, and images of another
         size are resized. Features ``(M, D, 1, 1)``, computed before, are returned as ``(M, D)``.
         """
-        if x.shape[1:] == (self.features, 1, 1):
+        if self.is_computed(x):
             return x.flatten(1)
         if x.shape[1] == 1:
             x = x.expand(-1, RGB, -1, -1)
         if x.shape[2] != self.decoding.image_size:
             x = resize(x, self.decoding)
-        return super().forward((x - self.mean) / self.std)
+        with plain_attention() if torch.is_grad_enabled() else nullcontext():
+            return super().forward((x - self.mean) / self.std)
+
+    def is_computed(self, x: Tensor) -> bool:
+        """Tell whether ``x`` are features, not images.
+
+        Features are ``(..., D, 1, 1)``.
+        """
+        return x.shape[-3:] == (self.features, 1, 1)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -85,6 +96,49 @@ class PretrainedBackbone(Backbone):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def plain_attention() -> AbstractContextManager[None]:
+    """Compute attention by matrix products in this context.
+
+    The fused kernels have no second derivative, and under ``vmap`` they run image by image.
+    """
+    context: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return context
+
+
+def with_own_group_norms(network: nn.Module) -> nn.Module:
+    """Replace the group norms of a network in place.
+
+    ``nn.GroupNorm`` and its descendants in timm, which may have an activation, fail under ``vmap``.
+    """
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.GroupNorm) and not isinstance(layer, GroupNorm):
+                setattr(parent, name, _of_other(layer))
+    return network
+
+
+class _ActivatedGroupNorm(GroupNorm):
+    """Normalise groups of channels, then apply a function."""
+
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated features."""
+        features: Tensor = self.act(super().forward(x))
+        return features
+
+
+def _of_other(layer: nn.GroupNorm) -> GroupNorm:
+    """Return our group norm with the parameters of another."""
+    act = getattr(layer, "act", None)
+    own = (GroupNorm if act is None else _ActivatedGroupNorm)(layer.num_groups, layer.num_channels, layer.eps)
+    own.weight = layer.weight
+    own.bias = layer.bias
+    if act is not None:
+        own.act = act
+    return own
 
 
 def resize(x: Tensor, decoding: Decoding) -> Tensor:
