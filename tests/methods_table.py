@@ -64,10 +64,8 @@ def protonet(engine: Engine, norm: str = "batch", bn: str = "running", **options
 
 
 def pmf(engine: Engine, **options) -> PMF:
-    # Cosines of so few features learn slowly.
-    faster = partial(torch.optim.Adam, lr=3e-2)
-    settings = {"finetune_steps": 2, "finetune_rate": 0.1} | options
-    return PMF(embedding(), engine=engine, bn="running", optimizer=faster, schedule=cosine, **settings)
+    settings = {"finetune_steps": 2, "finetune_rate": 0.01} | options
+    return PMF(embedding(), engine=engine, bn="running", optimizer=adam, **settings)
 
 
 def n_pair(engine: Engine, **options) -> NPair:
@@ -202,7 +200,7 @@ ROWS = [
         metagan_options=LEARNED,
         **EMBEDS,
     ),
-    Row("pmf", pmf, adapts=True, ordered=True, keeps_running_statistics=True),
+    Row("pmf", pmf, metagan_options=LEARNED | LIGHT, **EMBEDS | {"adapts": True, "ordered": True}),
     Row("n_pair", n_pair, keeps_running_statistics=True),
     Row("nca_cosine", partial(n_pair, loss="nca", distance="cosine", scale=10.0), keeps_running_statistics=True),
     Row("relation", relation, metagan_options=LIGHT, **HOSTS),

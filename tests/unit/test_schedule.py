@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from fewshot.schedule import constant, cosine, halving
+from fewshot.schedule import constant, cosine, halving, warm_cosine
 
 
 def test_cosine_over_the_budget():
@@ -14,6 +14,14 @@ def test_cosine_over_the_budget():
     late = partial(cosine, start=0.5)
     assert late(0, 0.4) == 1.0
     assert late(0, 0.75) == pytest.approx(0.5)
+
+
+def test_warm_cosine_rises_and_falls():
+    schedule = partial(warm_cosine, warm=0.2)
+    assert [schedule(0, spent) for spent in (0.0, 0.05, 0.2)] == [0.0, 0.25, 1.0]
+    assert schedule(0, 0.6) == pytest.approx(0.5)
+    assert schedule(0, 1.0) == pytest.approx(0.0)
+    assert warm_cosine(0, 0.0, warm=0.0) == 1.0
 
 
 def test_halving_and_constant():

@@ -101,6 +101,9 @@ RANGES: dict[str, Range] = {
     # of methods
     **dict.fromkeys(("inner_rate", "threshold", "weight", "processing_steps"), _SOME_OR_NONE),
     **dict.fromkeys(("steps", "test_steps"), Range(1, 10_000)),
+    "finetune_steps": Range(0, 10_000),
+    "finetune_rate": _SOME_OR_NONE,
+    "warm": Range(0, 0.99),
     **dict.fromkeys(("rank", "batch", "chunk"), _COUNT),
     **dict.fromkeys(("inner_real", "inner_fake", "outer_real", "outer_fake"), _SOME_OR_NONE),
     **dict.fromkeys(("inner_from", "generator_every", "start"), _SOME_OR_NONE),
