@@ -5,7 +5,8 @@ changed by numbers of its own. Pixels that come in from outside of an image are 
 degrees, either way; ``scale`` is the largest change of a size, 0.2 for 0.8 to 1.2 times; ``shift`` is a part of a side,
 either way.
 
-``weak``, ``colours`` and ``strong`` change the images ``(M, C, H, W)`` of one task; ``Affine`` changes the images of many tasks.
+``weak``, ``colours`` and ``strong`` change the images ``(M, C, H, W)`` of one task; ``Affine`` changes the images of
+many tasks.
 """
 
 from collections.abc import Mapping

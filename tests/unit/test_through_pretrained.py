@@ -11,30 +11,16 @@ from torch import nn
 from fewshot.data.sampler import EpisodeSampler
 from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.methods import MAML, Baseline
-from fewshot.networks import PretrainedBackbone
 from fewshot.networks.timm_backbone import wrap_timm
 from methods_table import WAYS, adam, objective, outer_gradient
+from small_pretrained import network
 from synthetic_data import synthetic_split
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 NETWORKS = ("test_vit", "test_efficientnet")
 ADAPT = ("head", "norm", "bias", "lora", "all")
-SIZE = 16
 RANK = 2
-
-
-def network(name: str, frozen: bool = True) -> PretrainedBackbone:
-    options = {"img_size": SIZE, "patch_size": 8} if "vit" in name else {}
-    torch.manual_seed(0)
-    built = timm.create_model(name, num_classes=0, **options)
-    for layer in built.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.1)
-            layer.running_var.uniform_(0.5, 1.5)
-    for parameter in built.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    return wrap_timm(built, name, frozen, image_size=SIZE)
 
 
 def maml(name: str, engine, frozen: bool = True, **options) -> MAML:

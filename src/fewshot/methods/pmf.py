@@ -9,9 +9,8 @@ fine-tuning make a difference", CVPR 2022.
    are classified by the prototypes of the support set, for ``finetune_steps`` steps.
 
 Differs from the paper:
-- the fine-tuning is plain gradient descent with one rate, where the authors' code takes Adam; the rate is chosen once on
-  validation tasks, where the paper chooses the rate for each domain;
-- images are shifted by whole pixels with their edge repeated, where the authors' code fills with zeros;
+- the fine-tuning is plain gradient descent, where the authors' code takes Adam;
+- images are shifted with their edge repeated, where the authors' code fills with zeros;
 - BatchNorm of a pretrained network keeps its statistics, also in training.
 """
 
@@ -79,6 +78,8 @@ class PMF(ProtoNet):
         predict = super().fit_task(episode, extra)
         if not self.inner_steps:
             return predict
+        if episode.support_x.shape[-2:] == (1, 1):
+            raise UserError(f"method.finetune_steps={self.inner_steps}: needs images to change; set 0 for features")
 
         def loss(fast: Params, step: int) -> Tensor:
             views = self.views(episode, step)
