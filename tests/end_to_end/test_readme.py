@@ -33,6 +33,7 @@ BUDGET = ("trainer.max_steps=1", "task.test_episodes=2", "task.val_episodes=2", 
 SMALLER = {  # what a reader has and a test does not
     "data=folder": ("task.ways=2", "task.train_ways=3", "data.image_size=16"),
     "omniglot|notebook|blog|5w5s|ablation|semi|lake": ("data.dataset._target_=synthetic_data.Omniglot",),
+    "experiment=pmf": ("data=glyphs", "backbone.image_size=32"),
     "experiment=search_maml|hydra/sweeper=optuna": ("hydra.sweeper.n_trials=1",),
     "resume=": ("trainer.max_steps=2",),
 }
