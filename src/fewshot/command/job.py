@@ -14,6 +14,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from fewshot import allow_list, checkpoint, distributed
 from fewshot.command import run_folder
@@ -24,6 +25,7 @@ from fewshot.command.pretrained_data import forget_weights
 from fewshot.command.settings import BUDGET, apply_typed_budget, keys_of, replace_typed
 from fewshot.errors import FolderTaken, UserError
 from fewshot.files import write_bytes
+from fewshot.stored_settings import leaves
 
 log = logging.getLogger(__name__)
 # What the settings in a checkpoint must have for a run.
@@ -271,11 +273,30 @@ def _make_job(cfg: DictConfig, out: Path, resumed: Path | None, commit: str | No
     if resumed or cfg.checkpoint:
         forget_weights(cfg)
     expand_folders(cfg)
-    OmegaConf.resolve(cfg)
+    _resolve(cfg)
     settings: Any = OmegaConf.to_container(cfg)
     check_settings(settings)
     _refuse_other_weights(settings, resumed)
     return Job(settings, stored, list(cfg.typed), str(out), str(resumed) if resumed else None, commit)
+
+
+def _resolve(cfg: DictConfig) -> None:
+    """Replace references by their values.
+
+    Raises:
+        UserError: a setting refers to one that the chosen groups do not have.
+    """
+    try:
+        OmegaConf.resolve(cfg)
+    except InterpolationKeyError as error:
+        wanted = str(error).partition("'")[2].partition("'")[0]
+        group = wanted.partition(".")[0]
+        settings: Any = OmegaConf.to_container(cfg, resolve=False)
+        key = next((path for path, value in leaves(settings) if value == f"${{{wanted}}}"), "a setting")
+        raise UserError(
+            f"{key} follows {wanted}, which {group}={cfg.choices.get(group)} does not have: "
+            f"type {key}=VALUE, or choose another {group}"
+        ) from error
 
 
 def _refuse_other_weights(settings: dict[str, Any], resumed: Path | None) -> None:
