@@ -26,7 +26,7 @@ def colour_modes(made: Made) -> None:
         content, grey = encoded(Image.new("LAB", (9, 9), (60, 128, 128)), kind), None
         made.says = [LEFT_OUT]
     else:
-        content, grey = encoded(image.convert(mode), kind), 60
+        content, grey = encoded(image.convert(mode, palette=Image.Palette.ADAPTIVE), kind), 60
     made.tolerance = 3
     add(made, content, grey, f"x.{kind}")
 
