@@ -37,22 +37,38 @@ def parse(text: Any) -> Settings:
     Raises:
         UserError: the text is no mapping, is too large, or has an interpolation that is not allowed.
     """
+    settings = _plain(text)
+    if not isinstance(settings, dict):
+        raise UserError("its settings are no mapping")
+    _refuse_interpolations(settings)
+    Resolver(settings).resolve(settings)
+    return settings
+
+
+def parse_list(text: str) -> list[str]:
+    """Return the list of texts in a YAML text.
+
+    Raises:
+        UserError: the text is no list of texts, or is too large.
+    """
+    values = _plain(text)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise UserError("its settings are no list of texts")
+    return values
+
+
+def _plain(text: Any) -> Any:
     if not isinstance(text, str):
         raise UserError(f"its settings are {type(text).__name__}, not text")
     if len(text) > MAX_LENGTH:
         raise UserError(f"its settings have {len(text)} characters, more than {MAX_LENGTH}")
     try:
         _refuse_large(text)
-        settings = yaml.load(text, get_yaml_loader())
+        return yaml.load(text, get_yaml_loader())
     except UserError:
         raise
     except Exception as error:  # damaged text fails in many ways
         raise UserError(f"its settings are of another version, or damaged: no YAML ({_one_line(error)})") from error
-    if not isinstance(settings, dict):
-        raise UserError("its settings are no mapping")
-    _refuse_interpolations(settings)
-    Resolver(settings).resolve(settings)
-    return settings
 
 
 def _refuse_large(text: str) -> None:

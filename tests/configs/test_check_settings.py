@@ -53,6 +53,8 @@ from settings_of import choosing, names, places, resolved_settings
         ("trainer.precision=64", "trainer.precision=64: choose one of 32-true, bf16-mixed"),
         ("trainer.devices=0", "trainer.devices=0: must be a number of at least 1, -1 for all"),
         ("trainer.devices=abc", "trainer.devices=abc: must be a whole number"),
+        ("trainer.devices={}", r"trainer.devices=\{\}: must be "),
+        ("+method.optimizer.betas={a: 1}", r"method.optimizer.betas=\{a: 1\}: must be a list of 2 numbers"),
         ("trainer.devices=[0,0]", r"trainer.devices=\[0, 0\]: must be a number of at least 1"),
         ("trainer.max_steps=1.5", "trainer.max_steps=1.5: must be a whole number"),
         ("trainer.max_steps=0", r"trainer.max_steps=0: must be at least 1 \(train=false trains nothing\)"),

@@ -299,6 +299,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, str)
     if isinstance(value, Mapping):  # of another constructor, or of numbers by name
         kind = origin if isinstance(origin, type) else hint
+        if isinstance(kind, type) and issubclass(kind, Sequence):
+            return False
         numbers = isinstance(kind, type) and issubclass(kind, Mapping) and len(parts) == 2
         return "_target_" in value or not numbers or all(_fits(item, parts[1]) for item in value.values())
     if isinstance(value, list):

@@ -18,15 +18,15 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from fewshot import distributed
 from fewshot.command.paths import absolute_root, expand_home
 from fewshot.command.settings import apply_typed_budget, keys_of
 from fewshot.data import Split
 from fewshot.errors import FolderTaken, UserError
-from fewshot.files import write_bytes
+from fewshot.files import read_text, write_bytes
 from fewshot.old_checkpoints import upgrade_settings
+from fewshot.stored_settings import parse, parse_list
 
 CONFIG = Path(".hydra/config.yaml")
 OVERRIDES = Path(".hydra/overrides.yaml")
@@ -88,12 +88,14 @@ def read(out: Path) -> dict[str, Any] | None:
 @cache
 def _read(out: Path, modified: int) -> dict[str, Any] | None:
     try:
-        cfg = OmegaConf.load(out / CONFIG)
-        typed = OmegaConf.load(out / OVERRIDES)
-        assert isinstance(cfg, DictConfig)
-        settings: Any = OmegaConf.to_container(cfg)
-        return identity(OmegaConf.create(upgrade_settings(settings)), upgrade_settings(list(typed)))
-    except (OSError, OmegaConfBaseException, YAMLError):  # of another program, or damaged
+        # As a checkpoint's: the folder may come from a stranger.
+        settings = parse(read_text(out / CONFIG, out))
+        typed = parse_list(read_text(out / OVERRIDES, out))
+        if not isinstance(settings["data"]["dataset"], dict):
+            return None
+        return identity(OmegaConf.create(upgrade_settings(settings)), upgrade_settings(typed))
+    except (OSError, UserError, OmegaConfBaseException, AttributeError, KeyError, TypeError, ValueError):
+        # of another program, or damaged
         return None
 
 
