@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trial_kinds import Trial, kind
+from trial_kinds import EITHER, REFUSED, Trial, kind
 
 Arrays = dict[str, Any]
 ROWS = 60
@@ -54,7 +54,7 @@ def of_bytes(workshop: Path, what: str, content: bytes, must: bool = True) -> Tr
         shutil.rmtree("outputs", ignore_errors=True)
         return command()
 
-    return Trial(f"x.npz: {what}", run, must)
+    return Trial(f"x.npz: {what}", run, REFUSED if must else EITHER)
 
 
 def packed(arrays: Arrays, compress: bool = False) -> bytes:
