@@ -83,6 +83,7 @@ def test_a_run_without_training_needs_no_budget():
     [
         ("data.shares.val=2x", "^data.shares.val=2x: must be a number of at least 0$"),
         ("data.shares.val=null", "^data.shares.val=null: must be a number of at least 0$"),
+        ("data.dataset.least.train=[1,-5]", r"^data.dataset.least=.*: must be "),
         ("data.shares=3", r"^data.shares=3: must be a mapping \{KEY: VALUE\}"),
         ("data.root=3", "^data.root=3: must be a text"),
     ],

@@ -86,7 +86,7 @@ RANGES: dict[str, Range] = {
     "full_scale": Range(1, 65_535),
     "mean": Range(-1e6, 1e6),
     "std": Range(-1e6, 1e6),  # below 0: dark on white; 0 is refused apart
-    "shares": _SOME_OR_NONE,
+    **dict.fromkeys(("shares", "least"), _SOME_OR_NONE),
     "classes": _COUNT,
     "points": _COUNT,
     "spread": _POSITIVE,
