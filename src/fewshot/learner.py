@@ -4,9 +4,9 @@
 """
 
 import logging
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,25 @@ import torch
 from torch import Tensor
 
 from fewshot import checkpoint, rng
-from fewshot.augment import Affine
 from fewshot.data.any_arrays import to_values
 from fewshot.data.any_images import Images, to_labels, to_pixels
 from fewshot.data.image_conversion import FULL_SCALE, Decoding
 from fewshot.episode import Episode
 from fewshot.errors import UserError
+from fewshot.files import printable
+from fewshot.fitted_learner import FittedLearner, view
+from fewshot.leave_one_out import UNKNOWN, Fit, learn_trust
 from fewshot.methods import MetaGAN, Method
 from fewshot.methods.fixed_ways import refuse_other_classes
 from fewshot.methods.predictor import Predictor
-from fewshot.networks import Backbone, find_pretrained
+from fewshot.networks import find_pretrained
 from fewshot.networks.norm_layers import batch_norms
+from fewshot.passes import passes_in_parts
 from fewshot.stored_settings import Resolver
-from fewshot.streams import FixedSeed, ViewStream
+from fewshot.streams import FixedSeed
 
 log = logging.getLogger(__name__)
-AT_ONCE = 300  # query images in one pass
-PASS = 1000 * 28**2  # pixels of a channel in one pass of a backbone, if more than AT_ONCE images
+ENCODED = 64  # images in one pass of a frozen network
 LARGE = 4000  # support images of 28 x 28, above which a pass that cannot be split is announced
 
 
@@ -119,7 +121,9 @@ class Learner:
         unlabeled: Images | None = None,
         generator: bool = True,
         views: int = 1,
-    ) -> "FittedLearner":
+        calibrate: bool = True,
+        unknown: float | None = None,
+    ) -> FittedLearner:
         """Adapt to a support set.
 
         The support set may have any number of classes and images.
@@ -132,6 +136,10 @@ class Learner:
             generator: False lets a MetaGAN adapt as its host alone, without generated images.
             views: the method adapts to so many versions of the images, and probabilities are means over them: the
                 images themselves, and rotated, scaled, sheared and shifted by little (see ``fewshot.augment``).
+            calibrate: fit the method again, without some of the images, for the temperature of the probabilities and
+                for the knownness: see ``fewshot.leave_one_out``.
+            unknown: call images that belong to no class ``"unknown"``, such as 0.05: at this rate of images that
+                do belong to a class. Needs ``calibrate``, and two images of a class.
 
         Raises:
             UserError: the images are not what the network takes, there are fewer than two classes, or the
@@ -141,37 +149,55 @@ class Learner:
             raise UserError(f"views={views}: must be at least 1")
         if views > 1 and self.image_size == 1:
             raise UserError(f"views={views} changes images, not features: leave views out")
-        x = self.pixels(images)
+        _refuse_rate(unknown, calibrate)
+        pixels = self.read(images)
         names = to_labels(labels)
         classes = sorted(set(names), key=str)
-        if len(names) != len(x):
-            raise UserError(f"{len(x)} support images, but {len(names)} labels")
+        if len(names) != len(pixels):
+            raise UserError(f"{len(pixels)} support images, but {len(names)} labels")
         if len(classes) < 2:
             raise UserError(f"the support set has {len(classes)} classes: at least 2 are needed")
+        if unknown is not None and UNKNOWN in classes:
+            raise UserError(f"unknown={unknown:g}: a class has the name {UNKNOWN!r} already: give it another name")
         if self.needs_unlabeled and unlabeled is None:
             raise UserError("this method was trained with images without labels: give some, unlabeled=DIR")
         number = {name: place for place, name in enumerate(classes)}
         y = torch.tensor([number[name] for name in names])
         # The order of the images must carry nothing, as in training.
         order = rng.bits(rng.key(FixedSeed.SUPPORT_ORDER), torch.arange(len(y))).argsort()
-        nothing = torch.zeros((), dtype=torch.int64)
-        episode = Episode(
-            len(classes), x[order], y[order], x[:0], y[:0], nothing, nothing,
-            unlabeled_x=None if unlabeled is None else self.pixels(unlabeled),
-        )  # fmt: skip
+        pixels = pixels[order]
+        y = y[order]
         method = self.method.eval()
         if method.bn == "running" and any(layer.updates == 0 for layer in batch_norms(method.network)):
             raise UserError("bn=running: this checkpoint holds no running averages; choose bn=transductive or support")
         if isinstance(method, MetaGAN) and not generator:
             method = method.host
         refuse_other_classes(method, len(classes))
-        self._announce_large(len(x))
+        self._announce_large(len(y))
+        encode = partial(_encode, method)
         with torch.no_grad(), passes_in_parts(method):
-            predictors = [
-                method.predictor(replace(episode, support_x=_view(episode.support_x, view, together=False)))
-                for view in range(views)
-            ]
-        return FittedLearner(classes, predictors, self.read, self.normalise, lambda: passes_in_parts(method))
+            inputs = [self._inputs(pixels, number, encode, together=False) for number in range(views)]
+            extra = None if unlabeled is None else self._inputs(self.read(unlabeled), 0, encode, together=True)
+            fit = partial(_fit_views, method, inputs, y, len(classes), extra)
+            trust = None
+            if calibrate:
+                # As queries the images have other views than as support images.
+                asked = [inputs[0], *(self._inputs(pixels, place, encode, True) for place in range(1, views))]
+                cheap = method.feature_extractor is not None and views == 1
+                trust = learn_trust(_ask(fit, asked), y, len(classes), cheap, unknown)
+            predictors = fit(torch.arange(len(y)))
+        return FittedLearner(
+            classes, predictors, self.read, self.normalise, lambda: passes_in_parts(method), encode, trust
+        )
+
+    def _inputs(self, pixels: Tensor, number: int, encode: Callable[[Tensor], Tensor], together: bool) -> Tensor:
+        """Return one view of images as the method takes these.
+
+        Of many images of a frozen network few are normalised at a time.
+        """
+        if number == 0 and self.method.feature_extractor is not None and len(pixels):
+            return torch.cat([encode(self.normalise(part)) for part in pixels.split(ENCODED)])
+        return encode(view(self.normalise(pixels), number, together))
 
     def _announce_large(self, images: int) -> None:
         """Log that a large support set needs memory.
@@ -209,94 +235,50 @@ class Learner:
         return self.normalise(self.read(images))
 
 
-def _view(x: Tensor, number: int, together: bool) -> Tensor:
-    """Return one view of images.
+def _refuse_rate(unknown: float | None, calibrate: bool) -> None:
+    """Refuse a rate that is none."""
+    if unknown is None:
+        return
+    if not 0 < unknown < 1:
+        raise UserError(f"unknown={printable(f'{unknown:g}')}: must be between 0 and 1, such as 0.05")
+    if not calibrate:
+        raise UserError(f"unknown={unknown:g} needs calibrate=True")
 
-    Images are ``(M, C, S, S)``. View 0 is unchanged; the other views are changed a little.
+
+def _encode(method: Method, x: Tensor) -> Tensor:
+    """Return features ``(M, D, 1, 1)`` of images, if the network is frozen.
+
+    A task of features costs a matrix product.
     """
-    if number == 0:
+    network = method.feature_extractor
+    if network is None or x.shape[1:] == (network.features, 1, 1):
         return x
-    key = rng.key(number)
-    if together:  # no image's view depends on its place among the others
-        return Affine()(x[:, None], rng.bits(key, ViewStream.QUERY).expand(len(x)))[:, 0]
-    return Affine()(x[None], rng.bits(key, ViewStream.SUPPORT)[None])[0]
+    parts = [network(part.contiguous(memory_format=torch.channels_last)) for part in x.split(ENCODED)]
+    features = torch.cat(parts) if parts else x.new_empty(0, network.features)
+    return features[:, :, None, None]
 
 
-@contextmanager
-def passes_in_parts(method: Method) -> Iterator[None]:
-    """Split backbones' passes to bound memory.
-
-    A part has a few hundred images. Passes for gradients, and passes whose statistics come from the support set
-    (``bn=support``), stay whole. In a transductive pass each part has statistics of its own; a part is a sample of the
-    whole batch.
-    """
-    with ExitStack() as stack:
-        if not (method.bn == "support" and batch_norms(method.network)):
-            for module in method.modules():
-                if isinstance(module, Backbone):
-                    stack.enter_context(_in_parts(module))
-        yield
+def _fit_views(
+    method: Method, inputs: Sequence[Tensor], y: Tensor, ways: int, unlabeled: Tensor | None, places: Tensor
+) -> list[Predictor]:
+    """Fit the method to the images at ``places``, in each view."""
+    nothing = torch.zeros((), dtype=torch.int64)
+    return [
+        method.predictor(Episode(ways, x[places], y[places], x[:0], y[:0], nothing, nothing, unlabeled_x=unlabeled))
+        for x in inputs
+    ]
 
 
-@contextmanager
-def _in_parts(backbone: Backbone) -> Iterator[None]:
-    whole = backbone.forward
+def _ask(fit: Callable[[Tensor], list[Predictor]], asked: Sequence[Tensor]) -> Fit:
+    """Return a function that fits and then predicts other images of the support set."""
 
-    def forward(x: Tensor) -> Tensor:
-        parts = -(-len(x) // max(AT_ONCE, PASS // (x.shape[-1] * x.shape[-2])))
-        if parts < 2 or torch.is_grad_enabled():
-            return whole(x)
-        features = [whole(x[part::parts]) for part in range(parts)]
-        joined = features[0].new_empty(len(x), *features[0].shape[1:])
-        for part, rows in enumerate(features):
-            joined[part::parts] = rows
-        return joined
+    def fit_part(kept: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        predictors = fit(kept)
 
-    backbone.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del backbone.forward
+        def predict(rest: Tensor) -> tuple[Tensor, Tensor]:
+            found = [predictor(x[rest]) for predictor, x in zip(predictors, asked, strict=True)]
+            return torch.stack([one.logits for one in found]), found[0].features
 
+        return predict
 
-@dataclass(frozen=True)
-class FittedLearner:
-    """Label images with the support set's classes.
-
-    Attributes:
-        classes: the labels, sorted.
-        predictors: one for each view of the images.
-        read: images of any kind to pixels.
-        normalise: pixels as the network takes these.
-        limit_memory: a context in which predictors are called.
-    """
-
-    classes: list[Hashable]
-    predictors: Sequence[Predictor]
-    read: Callable[[Images], Tensor]
-    normalise: Callable[[Tensor], Tensor]
-    limit_memory: Callable[[], Any] = ExitStack
-
-    def __call__(self, images: Images) -> list[Hashable]:
-        """Return the label of each image."""
-        return [self.classes[place] for place in self.probabilities(images).argmax(1).tolist()]
-
-    def probabilities(self, images: Images) -> Tensor:
-        """Return probabilities ``(M, N)``, columns as ``classes``.
-
-        Of very many images a few hundred go together, in a fixed random order: where BatchNorm sees the batch, a
-        folder sorted by class must not be cut into pieces of one class.
-        """
-        x = self.read(images)
-        order = rng.bits(rng.key(FixedSeed.QUERY_ORDER), torch.arange(len(x))).argsort()
-        parts = order.tensor_split(-(-len(x) // AT_ONCE)) if len(x) else ()
-        probabilities = torch.empty(len(x), len(self.classes))
-        with torch.no_grad(), self.limit_memory():
-            for part in parts:
-                probabilities[part] = torch.stack([*self._views(self.normalise(x[part]))]).mean(0).float()
-        return probabilities
-
-    def _views(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield the probabilities of each view."""
-        for view, predictor in enumerate(self.predictors):
-            yield predictor(_view(x, view, together=True)).logits.softmax(1)
+    return fit_part

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from fewshot import learner
 from fewshot.engines import LoopEngine
 from fewshot.errors import UserError
 from fewshot.learner import Learner
@@ -132,15 +131,15 @@ def test_large_support_sets_go_in_parts(name: str, bn: str, pixels: torch.Tensor
     torch.manual_seed(0)
     method = build(name, LoopEngine())
     method.bn = bn
-    for layer in learner.batch_norms(method.network):
+    for layer in batch_norms(method.network):
         layer.updates.fill_(1)
     many = pixels.repeat(20, 1, 1, 1)
     labels = [0, 1] * 60
     trained = Learner(method, channels=1, image_size=SIZE)
     whole = trained.fit(many, labels).probabilities(many[:5])
     sizes = []
-    monkeypatch.setattr(learner, "AT_ONCE", 16)
-    monkeypatch.setattr(learner, "PASS", 16)
+    monkeypatch.setattr(passes, "AT_ONCE", 16)
+    monkeypatch.setattr(passes, "PASS", 16)
     first = next(layer for layer in method.network.modules() if isinstance(layer, torch.nn.Conv2d))
     first.register_forward_pre_hook(lambda _, given: None if torch.is_grad_enabled() else sizes.append(len(given[0])))
     parts = trained.fit(many, labels).probabilities(many[:5])
@@ -152,6 +151,6 @@ def test_large_support_sets_go_in_parts(name: str, bn: str, pixels: torch.Tensor
 
 def test_a_backbone_is_whole_again_after_use(pixels: torch.Tensor) -> None:
     method = build("protonet", LoopEngine())
-    with learner.passes_in_parts(method):
+    with passes.passes_in_parts(method):
         assert "forward" in vars(method.backbone)
     assert "forward" not in vars(method.backbone)

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import fewshot
-from fewshot import learner
+from fewshot import fitted_learner, learner
 from fewshot.classify import main
 from fewshot.data import images
 from fewshot.errors import UserError
@@ -301,7 +301,7 @@ def test_names_in_brackets_are_not_taken_for_colours(checkpoint, folders, capsys
 
 def test_a_sorted_folder_is_not_cut_into_pieces_of_one_class(monkeypatch):
     """Where BatchNorm sees the batch, such a piece would be normalised by its own class."""
-    monkeypatch.setattr(learner, "AT_ONCE", 10)
+    monkeypatch.setattr(fitted_learner, "AT_ONCE", 10)
     pieces = []
 
     def remember(state, x):
@@ -309,7 +309,7 @@ def test_a_sorted_folder_is_not_cut_into_pieces_of_one_class(monkeypatch):
         return Prediction(torch.eye(4)[x[:, 0, 0, 0].long()] * 50, x)
 
     sorted_by_class = torch.arange(4.0).repeat_interleave(10).view(40, 1, 1, 1)
-    fit = learner.FittedLearner(list("abcd"), [Predictor(remember, {})], lambda x: x, lambda x: x)
+    fit = fitted_learner.FittedLearner(list("abcd"), [Predictor(remember, {})], lambda x: x, lambda x: x)
     assert fit(sorted_by_class) == list("a" * 10 + "b" * 10 + "c" * 10 + "d" * 10)
     assert [len(piece) for piece in pieces] == [10] * 4
     assert all(len(piece.unique()) > 1 for piece in pieces)
