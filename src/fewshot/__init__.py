@@ -7,15 +7,21 @@ from fewshot.version import __version__
 
 if TYPE_CHECKING:
     from fewshot.learner import load
+    from fewshot.pretrained_learner import pretrained
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "pretrained"]
 
 prepare_torchvision()
 
 
 def __getattr__(name: str) -> Any:
-    if name != "load":
-        raise AttributeError(f"module 'fewshot' has no attribute {name!r}")
-    from fewshot.learner import load  # takes seconds, which ``import fewshot.errors`` need not
+    # These take seconds, which ``import fewshot.errors`` need not.
+    if name == "load":
+        from fewshot.learner import load
 
-    return load
+        return load
+    if name == "pretrained":
+        from fewshot.pretrained_learner import pretrained
+
+        return pretrained
+    raise AttributeError(f"module 'fewshot' has no attribute {name!r}")

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fewshot import checkpoint, rng
+from fewshot import checkpoint
 from fewshot.data.any_arrays import to_values
 from fewshot.data.any_images import Images, to_labels, to_pixels
 from fewshot.data.image_conversion import FULL_SCALE, Decoding
@@ -29,7 +30,6 @@ from fewshot.networks import find_pretrained
 from fewshot.networks.norm_layers import batch_norms
 from fewshot.passes import passes_in_parts
 from fewshot.stored_settings import Resolver
-from fewshot.streams import FixedSeed
 
 log = logging.getLogger(__name__)
 ENCODED = 64  # images in one pass of a frozen network
@@ -163,8 +163,8 @@ class Learner:
             raise UserError("this method was trained with images without labels: give some, unlabeled=DIR")
         number = {name: place for place, name in enumerate(classes)}
         y = torch.tensor([number[name] for name in names])
-        # The order of the images must carry nothing, as in training.
-        order = rng.bits(rng.key(FixedSeed.SUPPORT_ORDER), torch.arange(len(y))).argsort()
+        # The order of the images must carry nothing, as in training: neither in a fit nor in what a fit leaves out.
+        order = sorted(range(len(y)), key=lambda place: sha256(pixels[place].contiguous().numpy().data).digest())
         pixels = pixels[order]
         y = y[order]
         method = self.method.eval()
@@ -183,8 +183,8 @@ class Learner:
             if calibrate:
                 # As queries the images have other views than as support images.
                 asked = [inputs[0], *(self._inputs(pixels, place, encode, True) for place in range(1, views))]
-                cheap = method.feature_extractor is not None and views == 1
-                trust = learn_trust(_ask(fit, asked), y, len(classes), cheap, unknown)
+                frozen = method.feature_extractor is not None
+                trust = learn_trust(_ask(fit, asked), y, len(classes), frozen, unknown)
             predictors = fit(torch.arange(len(y)))
         return FittedLearner(
             classes, predictors, self.read, self.normalise, lambda: passes_in_parts(method), encode, trust

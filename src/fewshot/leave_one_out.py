@@ -6,7 +6,7 @@ left-out images give a temperature (Guo, Pleiss, Sun, Weinberger, "On calibratio
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 UNKNOWN = "unknown"  # the label of images of no class
 LEAST = -1e3  # logarithm of a probability
 LARGEST = 1e3  # temperature, and one over the smallest
-FEW_FITS = 10  # of a method whose fit takes long
-MANY_FITS = 100  # of a method that only sees features
-LARGE = 300  # images, above which a fit on features takes long
+MOST_FITS = 10
+MANY = 100  # covariances of a small support set
+LARGE = 300  # images
 ENOUGH = 20  # left-out images behind a threshold
 
 # Fit to the images with these places; return logits (V, m, N) of V views and features (m, D) of other places.
@@ -63,37 +63,44 @@ class Trust:
         return -knownness * self.typical > self.limit
 
 
-def learn_trust(fit: Fit, labels: Tensor, ways: int, cheap: bool, unknown: float | None) -> Trust:
+def learn_trust(fit: Fit, labels: Tensor, ways: int, frozen: bool, unknown: float | None) -> Trust:
     """Leave support images out and see what becomes of them.
 
     Args:
         fit: the method.
         labels: ``(M,)`` of the support images, in [0, N).
         ways: N.
-        cheap: a fit takes milliseconds.
+        frozen: the features are the same in each fit.
         unknown: the fraction of images of known classes that may be called unknown; None: no image is.
 
     Raises:
         UserError: ``unknown`` is given, and no class has two images.
     """
     everything = torch.arange(len(labels))
-    fold = folds(labels, most_folds(labels, cheap))
-    left_out = int((fold >= 0).sum())
+    parts = list(in_folds(labels, min(int(labels.bincount().max()), MOST_FITS), stratified=True))
+    left_out = sum(len(rest) for _, rest in parts)
     if unknown is not None and not left_out:
         raise UserError(f"unknown={unknown:g} leaves images out to learn a limit: give two images of a class or more")
-    parts = [(everything[fold != place], everything[fold == place]) for place in sorted(set(fold.tolist()) - {-1})]
-    whiten = all(len(kept) > ways for kept, _ in parts)
     features = fit(everything)(everything)[1]
-    distances = ClassDistances.fit(features, labels, ways, whiten)
     if not parts:
-        return Trust(1.0, 0, distances)
-    logits, truth, nearest = [], [], []
-    for kept, rest in parts:
-        predict = fit(kept)
-        of_rest, rest_features = predict(rest)
-        logits.append(of_rest)
-        truth.append(labels[rest])
-        nearest.append(ClassDistances.fit(predict(kept)[1], labels[kept], ways, whiten)(rest_features).amin(1))
+        return Trust(1.0, 0, ClassDistances.fit(features, labels, ways))
+    asked = [(kept, rest, fit(kept)) for kept, rest in parts]
+    temperature = best_temperature(
+        torch.cat([predict(rest)[0] for _, rest, predict in asked], 1), labels[torch.cat([rest for _, rest in parts])]
+    )
+    if frozen:
+        parts = list(in_folds(labels, MANY if len(labels) <= LARGE else MOST_FITS, stratified=False))
+    whiten = all(len(kept) > ways for kept, _ in parts)
+    if frozen:
+        nearest = [
+            ClassDistances.fit(features[kept], labels[kept], ways, whiten)(features[rest]).amin(1)
+            for kept, rest in parts
+        ]
+    else:
+        nearest = [
+            ClassDistances.fit(predict(kept)[1], labels[kept], ways, whiten)(predict(rest)[1]).amin(1)
+            for kept, rest, predict in asked
+        ]
     squared = torch.cat(nearest)
     limit = None
     if unknown is not None:
@@ -102,29 +109,31 @@ def learn_trust(fit: Fit, labels: Tensor, ways: int, cheap: bool, unknown: float
             log.warning(
                 "unknown=%g rests on %d support images: with fewer than %d the rate is rough", unknown, left_out, ENOUGH
             )
-    typical = float(squared.median())
-    return Trust(best_temperature(torch.cat(logits, 1), torch.cat(truth)), left_out, distances, typical or 1.0, limit)
+    distances = ClassDistances.fit(features, labels, ways, whiten)
+    return Trust(temperature, left_out, distances, float(squared.median()) or 1.0, limit)
 
 
-def most_folds(labels: Tensor, cheap: bool) -> int:
-    """Return how many times a method is fitted."""
-    if cheap:
-        return MANY_FITS if len(labels) <= LARGE else FEW_FITS
-    return min(max(int(labels.bincount().max()), 4), FEW_FITS)
+def in_folds(labels: Tensor, most: int, stratified: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the places of the images that are kept, and of those that are left out.
 
+    Each image is left out once, except the only image of a class, which never is.
 
-def folds(labels: Tensor, most: int) -> Tensor:
-    """Return the fold ``(M,)`` in which each image is left out.
-
-    Images of a class are in different folds, as far as there are folds. The only image of a class has fold -1: the
-    image is never left out.
+    Args:
+        labels: ``(M,)``.
+        most: folds, at least 2 and at most M.
+        stratified: leave out as many images of each class as possible, so that no class has fewer than others;
+            otherwise images of as few classes as possible, which leaves the other classes whole.
     """
-    alone = labels.bincount()[labels] == 1
+    counts = labels.bincount()
     order = labels.argsort(stable=True)
-    order = order[~alone[order]]
-    fold = torch.full_like(labels, -1)
-    fold[order] = torch.arange(len(order)) % most
-    return fold
+    alone = counts[labels[order]] == 1
+    start = (counts.cumsum(0) - counts)[labels[order]]
+    place = torch.arange(len(order)) - start if stratified else (~alone).cumsum(0) - 1
+    fold = torch.empty_like(labels)
+    fold[order] = torch.where(alone, -1, place % max(most, 2))
+    everything = torch.arange(len(labels))
+    for number in range(int(fold.max()) + 1):
+        yield everything[fold != number], everything[fold == number]
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -139,7 +148,7 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     """
     logits = logits.double()
     count, ways = logits.shape[1:]
-    miss = 1 / (count + 2)
+    miss = 0.25 / (count + 0.5)
     targets = F.one_hot(labels, ways).double() * (1 - miss - miss / (ways - 1)) + miss / (ways - 1)
 
     def loss(logarithm: float) -> float:

@@ -72,8 +72,7 @@ class ViewStream(IntEnum):
 class FixedSeed(IntEnum):
     """Name the seeds that no setting chooses."""
 
-    SUPPORT_ORDER = 0  # of images that a user gives
-    QUERY_ORDER = 1
+    QUERY_ORDER = 1  # of images that a user gives
     SUPPORT_FINGERPRINT = 2
     QUERY_FINGERPRINT = 3
     LABELED_IMAGES = 0x1ABE1  # which images of a class are labelled

@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from fewshot import passes
 from fewshot.engines import LoopEngine
 from fewshot.errors import UserError
 from fewshot.learner import Learner
+from fewshot.networks.norm_layers import batch_norms
 from methods_table import build
 
 SIZE = 8

@@ -17,10 +17,11 @@ FLOORS = (
     {"networks"},
     {"engines"},
     {"methods"},
-    {"checkpoint"},
+    {"checkpoint", "passes"},
+    {"fitted_learner"},
     {"figures", "checkpoint_io", "learner", "loggers"},
-    {"callbacks", "label_folder", "report"},
-    {"command"},
+    {"callbacks", "pretrained_learner", "report"},
+    {"command", "label_folder"},
     {"classify"},
     {"__init__"},  # the face of the package, which loads what is asked for
 )
