@@ -163,7 +163,9 @@ def _learner(settings: dict[str, str]) -> "Learner":
     if "checkpoint" in settings:
         from fewshot.learner import load
 
-        return load(settings["checkpoint"], settings.get("bn"), settings["trust"].split(",") if "trust" in settings else ())
+        return load(
+            settings["checkpoint"], settings.get("bn"), settings["trust"].split(",") if "trust" in settings else ()
+        )
     from fewshot.pretrained_learner import pretrained
 
     return pretrained(settings["backbone"], **{key: settings[key] for key in OF_BACKBONE if key in settings})

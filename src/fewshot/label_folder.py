@@ -1,7 +1,7 @@
 """Label a folder's images with another folder's classes."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
@@ -170,9 +170,9 @@ def _label(
     truth: Sequence[str | None],
     query: Path,
 ) -> Iterator[LabelledImages]:
-    """Yield the labels of some images at a time, so that memory does not grow with the folder.
+    """Yield the labels of some images at a time.
 
-    Images that are normalised together are all decoded first.
+    So memory does not grow with the folder. Only images that are normalised together are all decoded first.
     """
     size = len(files) if learner.method.bn_protocol == "transductive" else CHUNK
     decoded = _readable(learner, files)
@@ -196,9 +196,7 @@ def _label(
 
 
 def _add_to_page(page: LabelPage, images: LabelledImages, best: Sequence[float]) -> None:
-    rows = zip(
-        images.files, images.predicted, best, images.knownness, images.truth, images.pixels.numpy(), strict=True
-    )
+    rows = zip(images.files, images.predicted, best, images.knownness, images.truth, images.pixels.numpy(), strict=True)
     for file, label, probability, known, true, pixels in rows:
         certainty = -known if label == page.unknown else probability
         page.add(file, label, probability, certainty, true, pixels)
@@ -239,7 +237,7 @@ def _decode(learner: Learner, files: Sequence[File], folder: Path, key: str) -> 
     return torch.from_numpy(np.stack([pixels for _, pixels in found])), [row for row, _ in found]
 
 
-def _readable(learner: Learner, files: Sequence[File]) -> Iterator[tuple[int, Pixels]]:
+def _readable(learner: Learner, files: Sequence[File]) -> Generator[tuple[int, Pixels], None, None]:
     """Yield the row number and pixels of each readable image."""
     paths = [Path(file.path) for file in files]
     for row, image in enumerate(decode_files(paths, learner.decoding)):
@@ -267,7 +265,10 @@ def _truth(names: list[str], classes: list[str], query: Path, with_unknown: bool
     if not others or not any(truth):
         return truth
     if with_unknown:
-        return [UNKNOWN if true is None and folder is not None else true for true, folder in zip(truth, folders, strict=True)]
+        return [
+            UNKNOWN if true is None and folder is not None else true
+            for true, folder in zip(truth, folders, strict=True)
+        ]
     log.warning(
         "query=%s: images in folders that are no class of the support set are labelled, but not counted: %s",
         _shown(query),

@@ -16,7 +16,7 @@ class LabelsFile:
     """Write a row for each image.
 
     A row has the file, its label, the largest probability, the knownness, and the probabilities of all classes. Rows
-    are in the file as soon as they are added.
+    are in the file at once.
 
     Args:
         path: of the file, which is begun anew.

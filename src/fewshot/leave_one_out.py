@@ -114,7 +114,7 @@ def learn_trust(fit: Fit, labels: Tensor, ways: int, frozen: bool, unknown: floa
 
 
 def in_folds(labels: Tensor, most: int, stratified: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the places of the images that are kept, and of those that are left out.
+    """Yield the places of kept images and of left-out images.
 
     Each image is left out once, except the only image of a class, which never is.
 

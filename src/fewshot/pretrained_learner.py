@@ -51,14 +51,16 @@ def _network(name: str, weights: str | None, settings: dict[str, Any]) -> Pretra
         return NAMED[name](**given)
     timm = import_timm()
     if not timm.is_model(name.partition(".")[0]):
-        near = get_close_matches(name, [*NAMED, *timm.list_models()], 5, 0.5)
+        near = [*get_close_matches(name, NAMED, 5, 0.5), *get_close_matches(name, timm.list_models(), 5, 0.5)]
         hint = f"the nearest names are {', '.join(near)}" if near else f"choose {', '.join(NAMED)} or a name of timm"
         raise UserError(f"backbone={printable(name)}: there is no such network; {hint}")
     return timm_backbone(name, **given)
 
 
 def _simpleshot(backbone: PretrainedBackbone) -> Method:
-    return SimpleShot(backbone, power=0.5, centre="support", metric="cosine", scale=20.0, engine=LoopEngine(), bn="running")
+    return SimpleShot(
+        backbone, power=0.5, centre="support", metric="cosine", scale=20.0, engine=LoopEngine(), bn="running"
+    )
 
 
 def _ridge(backbone: PretrainedBackbone) -> Method:

@@ -81,14 +81,14 @@ def test_every_method_labels_a_folder(method, checkpoint, folders, capsys):
     )  # fmt: skip
     assert status == 0, error
     header, *rows = csv.reader(output.read_text().splitlines())
-    assert header[:3] == ["file", "predicted", "probability"]
-    assert header[3:] == [f"Klasse {number}é" for number in range(WAYS)]
+    assert header[:4] == ["file", "predicted", "probability", "knownness"]
+    assert header[4:] == [f"Klasse {number}é" for number in range(WAYS)]
     assert [row[0] for row in rows] == sorted(file.name for file in (folders / "flat").iterdir())
     for row in rows:
-        scores = [float(cell) for cell in row[3:]]
+        scores = [float(cell) for cell in row[4:]]
         assert sum(scores) == pytest.approx(1, abs=1e-5)
         assert float(row[2]) == max(scores)
-        assert row[1] == header[3 + int(np.argmax(scores))]
+        assert row[1] == header[4 + int(np.argmax(scores))]
 
 
 def test_a_class_is_recognised_by_its_own_images(checkpoint, folders, capsys):
@@ -140,7 +140,9 @@ def test_views_are_averaged(method, checkpoint, folders):
     support = sorted((folders / "support").glob("*/*"))
     learner, labels = fewshot.load(checkpoint(method), bn="support"), [file.parent.name for file in support]
     flat = sorted((folders / "flat").iterdir())
-    one, two, again = (learner.fit(support, labels, views=views, calibrate=False).probabilities(flat) for views in (1, 2, 2))
+    one, two, again = (
+        learner.fit(support, labels, views=views, calibrate=False).probabilities(flat) for views in (1, 2, 2)
+    )
     second = 2 * two - one
     assert torch.equal(two, again)
     assert (second - one).abs().max() > 1e-4
@@ -275,7 +277,7 @@ def test_a_checkpoint_of_another_version_names_its_keys(checkpoint, folders, cap
 
 
 def test_ctrl_c_is_one_word(checkpoint, folders, capsys, monkeypatch):
-    def interrupt(*arguments):
+    def interrupt(*arguments, **named):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(learner.Learner, "fit", interrupt)
@@ -420,8 +422,8 @@ def test_a_class_of_a_columns_name_has_a_column_of_its_own(checkpoint, folders, 
     assert classify(capsys, f"checkpoint={checkpoint('nearest')}", f"support={folders}/support",
                     f"query={folders}/flat", f"output={output}")[0] == 0  # fmt: skip
     header = output.read_text().splitlines()[0].split(",")
-    assert header[:3] == ["file", "predicted", "probability"]
-    assert len(set(header)) == len(header) == 3 + WAYS
+    assert header[:4] == ["file", "predicted", "probability", "knownness"]
+    assert len(set(header)) == len(header) == 4 + WAYS
     assert {"class probability", "class file", "class class file"} == {
         name for name in header if name.startswith("class")
     }

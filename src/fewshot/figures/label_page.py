@@ -136,7 +136,7 @@ def _cell(image: LabelledImage) -> dict[str, str]:
     mark = "" if image.truth is None else "right" if image.truth == image.label else "wrong"
     return {
         "file": printable(image.file, _LONGEST_NAME),
-        "probability": f"{100 * image.probability:.0f}%",
+        "probability": f"{100 * image.probability:.0f}%" if image.probability < 0.995 else ">99%",
         "mark": mark,
         "truth": printable(image.truth, _LONGEST_NAME) if mark == "wrong" and image.truth is not None else "",
         "source": image.source,
