@@ -11,7 +11,7 @@ from pathlib import Path
 from made_folders import Made, case
 
 ODD = (
-    " ", " lead", "trail ", "%s%d", "{0}", "[red]x[/red]", "=1+1", "a\\b", "*", "?", "~", "$HOME", "${x}", "a,b", "a:b",
+    " ", " lead", "trail ", "%s%d", "{0}", "[red]x", "=1+1", "a\\b", "*", "?", "~", "$HOME", "${x}", "a,b", "a:b",
     "null", "-rf", "日本語", "👩‍🚀", "א", "a'b", 'a"b', "#1", "&amp;", "x" * 250, "1", "00", "nan", "con", "\u200b",
 )  # fmt: skip
 NFC, NFD = "café", "cafe\u0301"
