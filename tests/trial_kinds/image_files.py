@@ -44,7 +44,9 @@ def transparent(made: Made) -> None:
     made.splits()
     kind = made.random.choice(("png", "webp", "gif", "tiff"))
     if kind == "gif" or made.random.random() < 0.3:
-        content = encoded(Image.new("P", (9, 9), 3), "gif" if kind == "gif" else "png", transparency=3)
+        image = Image.new("P", (9, 9), 3)
+        image.putpalette(bytes(range(256)) * 3)
+        content = encoded(image, "gif" if kind == "gif" else "png", transparency=3)
     else:
         content = encoded(Image.new("RGBA", (9, 9), (10, 20, 30, 0)), kind)
     add(made, content, 255)
