@@ -330,7 +330,8 @@ def assert_the_generator_does_not_move_its_host(row: Row, episodes: Episode) -> 
     method.outer_fake = method.inner_fake = 0.0
     without = outer_gradient(method, episodes)
     classifier = [key for key in with_fakes if key.startswith("host.")]
-    assert any(not torch.allclose(with_fakes[key], without[key]) for key in classifier)
+    moved = any(not torch.allclose(with_fakes[key], without[key]) for key in classifier)
+    assert moved, "fakes move nothing: give the row metagan_options=LEARNED, or the logits another scale"
     # The generator's own loss must not reach D: it may change only through D's terms.
     method.generator_loss = "feature_matching" if method.generator_loss == "nonsaturating" else "nonsaturating"
     other = outer_gradient(method, episodes)
