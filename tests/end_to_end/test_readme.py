@@ -34,6 +34,7 @@ SMALLER = {  # what a reader has and a test does not
     "data=folder": ("task.ways=2", "task.train_ways=3", "data.image_size=16"),
     "omniglot|notebook|blog|5w5s|ablation|semi|lake": ("data.dataset._target_=synthetic_data.Omniglot",),
     "experiment=pmf": ("data=glyphs", "backbone.image_size=32"),
+    "adapt=lora": ("method.test_steps=1", "backbone.image_size=32"),
     "experiment=search_maml|hydra/sweeper=optuna": ("hydra.sweeper.n_trials=1",),
     "resume=": ("trainer.max_steps=2",),
 }
