@@ -233,9 +233,6 @@ ROWS = [
     Row("ridge", ridge, **EMBEDS),
     Row("reptile", reptile, **ADAPTS),
     Row("nearest", lambda engine: NearestNeighbour(engine=engine, bn="transductive"), transductive=False, trains=False),
-    Row(
-        "nearest_features", lambda engine: NearestNeighbour(embedding(), engine=engine, bn="transductive"), trains=False
-    ),
 ]
 
 

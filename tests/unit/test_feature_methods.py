@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.neighbors import KNeighborsClassifier
 
+import small_pretrained
 from fewshot.data import ClassBatches, EpisodeData, Split, Task
 from fewshot.engines import LoopEngine, VmapEngine
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods import logistic_regression
+from fewshot.methods import NearestNeighbour, logistic_regression
 from fewshot.methods.logistic_regression import fit_logistic
 from fewshot.methods.ridge import ridge_regression
 from fewshot.networks import Backbone, mlp
@@ -348,3 +350,22 @@ class TestNothingToTrain:
     def test_the_scale_of_cosines_is_learned_on_any_backbone(self):
         method = baseline(VmapEngine(), network=flat(6), head="cosine")
         assert all(parameter.requires_grad for parameter in method.parameters())
+
+
+def test_nearest_neighbour_takes_pretrained_features_and_no_others():
+    torch.manual_seed(0)
+    x = torch.rand(14, 3, small_pretrained.SIZE, small_pretrained.SIZE)
+    y = torch.arange(10) % 5
+    pretrained = small_pretrained.network("test_resnet")
+    for backbone, space in (
+        (pretrained, pretrained(x)),
+        (mlp(3, small_pretrained.SIZE), x.flatten(1)),
+        (None, x.flatten(1)),
+    ):
+        method = NearestNeighbour(backbone, engine=VmapEngine(), bn="transductive").eval()
+        zero = torch.zeros((), dtype=torch.int64)
+        logits = method.fit_task(Episode(5, x[:10], y, x[10:], y[:4], zero, zero))(x[10:]).logits
+        peer = KNeighborsClassifier(1).fit(space[:10].detach(), y)
+        assert logits.argmax(1).tolist() == peer.predict(space[10:].detach()).tolist()
+        distances = peer.kneighbors(space[10:].detach())[0][:, 0]
+        torch.testing.assert_close(-logits.amax(1), torch.tensor(distances).square().float(), rtol=1e-3, atol=1e-4)
