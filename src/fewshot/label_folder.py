@@ -196,10 +196,13 @@ def _label(
 
 
 def _add_to_page(page: LabelPage, images: LabelledImages, best: Sequence[float]) -> None:
+    likely = images.probabilities.argmax(1).tolist()
     rows = zip(images.files, images.predicted, best, images.knownness, images.truth, images.pixels.numpy(), strict=True)
-    for file, label, probability, known, true, pixels in rows:
-        certainty = -known if label == page.unknown else probability
-        page.add(file, label, probability, certainty, true, pixels)
+    for place, (file, label, probability, known, true, pixels) in zip(likely, rows, strict=True):
+        if label == page.unknown:
+            page.add(file, label, probability, -known, true, pixels, page.classes[place])
+        else:
+            page.add(file, label, probability, probability, true, pixels)
 
 
 def _folder(path: Path, key: str) -> Path:

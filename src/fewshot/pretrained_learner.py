@@ -46,15 +46,20 @@ def pretrained(name: str, method: str = DEFAULT, weights: str | None = None, **s
 
 
 def _network(name: str, weights: str | None, settings: dict[str, Any]) -> PretrainedBackbone:
-    given = settings if weights is None else settings | {"weights": weights}
     if name in NAMED:
-        return NAMED[name](**given)
+        if weights is not None:
+            raise UserError(f"weights={printable(weights)}: {name} has its own; name a network of timm for a file")
+        return NAMED[name](**settings)
     timm = import_timm()
     if not timm.is_model(name.partition(".")[0]):
         near = [*get_close_matches(name, NAMED, 5, 0.5), *get_close_matches(name, timm.list_models(), 5, 0.5)]
         hint = f"the nearest names are {', '.join(near)}" if near else f"choose {', '.join(NAMED)} or a name of timm"
         raise UserError(f"backbone={printable(name)}: there is no such network; {hint}")
-    return timm_backbone(name, **given)
+    try:
+        return timm_backbone(name, **(settings if weights is None else settings | {"weights": weights}))
+    except UserError as error:  # in the words of a run's settings
+        text = str(error).replace("backbone.name=", "backbone=").replace("backbone.weights=", "weights=")
+        raise UserError(text) from error
 
 
 def _simpleshot(backbone: PretrainedBackbone) -> Method:

@@ -1,6 +1,7 @@
 """Labels without a run: a pretrained network, a few photographs of each class, and a folder to label."""
 
 import csv
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_a_folder_is_labelled_without_a_run(folders, tmp_path, capsys):
     assert page.count("<figure") == 24
     assert page.count('alt="support image of ferry"') == 4
     assert "images of no class: " in page
+    assert re.search(r"<figcaption>(ferry|llama|watch)\? \d+%", page)
     assert "unknown" in (tmp_path / "labels_confusion.csv").read_text(encoding="utf-8").splitlines()[0]
 
     learner = fewshot.pretrained("efficientnet_lite0")
@@ -114,6 +116,8 @@ def test_the_csv_grows_while_images_are_labelled(folders, tmp_path, capsys, monk
     [
         (["backbone=efficientnet_lite"], "there is no such network; the nearest names are efficientnet_lite0"),
         (["backbone=efficientnet_lite0", "method=magic"], "method=magic: choose one of simpleshot, ridge"),
+        (["backbone=efficientnet_lite0", "weights=a.pth"], "weights=a.pth: efficientnet_lite0 has its own"),
+        (["backbone=resnet18", "weights=missing.pth"], "error: weights=missing.pth: no such file"),
     ],
 )
 def test_unknown_names_are_one_line(arguments, message, folders, capsys):

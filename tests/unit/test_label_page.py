@@ -32,6 +32,12 @@ def test_images_stand_by_label_with_the_least_certain_first():
     assert "<script" not in html
 
 
+def test_images_of_no_class_name_the_class_that_they_are_like():
+    page = page_of(("1", "a", 0.9, None))
+    page.add("2", "unknown", 0.4, 1.0, None, GREY, like="b")
+    assert re.findall("<figcaption>([^<]*)<", page.render("t", [])) == ["90%", "b? 40%"]
+
+
 def test_truth_is_marked():
     html = page_of(("1", "a", 0.9, "a"), ("2", "a", 0.8, "b"), ("3", "a", 0.7, None), ("4", "a", 0.999, "a")).render(
         "t", []

@@ -119,14 +119,14 @@ def nearest_mean(x: torch.Tensor, y: torch.Tensor, ways: int):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_rate_of_false_alarms_is_about_as_asked(frozen):
     rates = []
-    for seed in range(0, 40, 2):
+    for seed in range(0, 20, 2):
         x, y = centred_classes(10, seed)
         trust = learn_trust(nearest_mean(x, y, 8), y, 8, frozen, unknown=0.1)
         known, _ = centred_classes(40, seed + 1)
         rates.append(float(trust.is_unknown(trust.knownness(known)).double().mean()))
         foreign = trust.knownness(3 * drawn(50, 30, seed=seed))
         assert trust.is_unknown(foreign).all()
-    assert 0.07 < np.mean(rates) < 0.13
+    assert 0.06 < np.mean(rates) < 0.14, rates
 
 
 def test_a_rate_needs_images_to_leave_out():

@@ -37,6 +37,7 @@ class LabelledImage:
         probability: of the most probable class.
         certainty: orders the images of a class.
         truth: its true class, None if not known.
+        like: the most probable class, of an image of no class.
         source: a ``data:`` URI.
     """
 
@@ -45,6 +46,7 @@ class LabelledImage:
     probability: float
     certainty: float
     truth: str | None
+    like: str
     source: str
 
 
@@ -76,7 +78,14 @@ class LabelPage:
             shown.append(thumbnail(pixels))
 
     def add(
-        self, file: str, label: str, probability: float, certainty: float, truth: str | None, pixels: NDArray[np.uint8]
+        self,
+        file: str,
+        label: str,
+        probability: float,
+        certainty: float,
+        truth: str | None,
+        pixels: NDArray[np.uint8],
+        like: str = "",
     ) -> None:
         """Add a labelled image ``(C, S, S)``."""
         self.totals[label] = self.totals.get(label, 0) + 1
@@ -84,7 +93,7 @@ class LabelPage:
         full = self._kept >= self.most
         if full and len(heap) == max(map(len, self._heaps.values())) and heap and certainty >= -heap[0][0]:
             return  # it would go at once
-        image = LabelledImage(file, label, probability, certainty, truth, thumbnail(pixels))
+        image = LabelledImage(file, label, probability, certainty, truth, like, thumbnail(pixels))
         heappush(heap, (-certainty, next(self._number), image))
         if full:
             heappop(max(self._heaps.values(), key=len))
@@ -137,6 +146,7 @@ def _cell(image: LabelledImage) -> dict[str, str]:
     return {
         "file": printable(image.file, _LONGEST_NAME),
         "probability": f"{100 * image.probability:.0f}%" if image.probability < 0.995 else ">99%",
+        "like": printable(image.like, _LONGEST_NAME),
         "mark": mark,
         "truth": printable(image.truth, _LONGEST_NAME) if mark == "wrong" and image.truth is not None else "",
         "source": image.source,
