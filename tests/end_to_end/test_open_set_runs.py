@@ -11,6 +11,7 @@ from fewshot.report import collect, compare
 CHECK = ("train=false", "task.val_episodes=0")
 
 
+@pytest.mark.thorough
 def test_scores_of_unknown_classes_stand_beside_the_same_accuracies(run, tmp_path):  # noqa: F811
     done = run("task.unknown=2", folder=tmp_path / "a")
     assert done.returncode == 0, done.stdout + done.stderr

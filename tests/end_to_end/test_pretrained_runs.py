@@ -70,6 +70,7 @@ def test_a_run_computes_features_once_and_says_what_it_ignores(finished, run):
     assert result(again)["test"] == told["test"]
 
 
+@pytest.mark.thorough
 def test_scores_are_the_same_without_features(finished, run):
     status, text, direct = run("direct", *PHOTOS, "method=protonet", "data.features=false", "task.test_episodes=6")
     assert status == 0, text

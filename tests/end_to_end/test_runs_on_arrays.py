@@ -58,6 +58,7 @@ def result(folder):
     [("maml backbone=mlp", 0.6), ("maml backbone=identity data.std=16", 0.6),
      ("nearest", 0.8), ("ridge backbone=identity", 0.8)],
 )  # fmt: skip
+@pytest.mark.thorough
 def test_methods_are_above_chance(run, method, least):
     status, line, folder = run(re.sub(r"\W", "_", method), *DIGITS, *f"method={method}".split())
     assert status == 0, line
@@ -65,6 +66,7 @@ def test_methods_are_above_chance(run, method, least):
 
 
 @pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")
+@pytest.mark.thorough
 def test_class_means_of_features_are_those_of_scikit_learn(run):
     """Where nothing is trained, a task is nearest centroids on the rows themselves."""
     status, line, folder = run("identity", *DIGITS, "method=protonet", "backbone=identity")
@@ -75,6 +77,7 @@ def test_class_means_of_features_are_those_of_scikit_learn(run):
     assert fitted(x[100:300]) == NearestCentroid().fit(x[:100], y[:100]).predict(x[100:300]).tolist()
 
 
+@pytest.mark.thorough
 def test_images_of_any_numbers_and_channels_are_trained_on(run):
     for file, more in (("images", ()), ("pixels", ("figures=true",))):
         root = [setting if "root" not in setting else f"data.root={file}.npz" for setting in DIGITS]
@@ -126,6 +129,7 @@ def test_mistakes_end_in_one_line(run, name, typed, message):
     assert re.search(message, line), line
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_goes_with_rows_of_its_own_shape(run, trained):
     again = f"checkpoint={trained}/checkpoints/best.ckpt", "train=false"
     status, line, folder = run("again", *again)
