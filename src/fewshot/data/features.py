@@ -42,7 +42,7 @@ from fewshot.files import printable, write_bytes
 
 log = logging.getLogger(__name__)
 VERSION = 1  # raise it when stores must be built again
-BATCH = 64  # images in one pass
+BATCH = 8  # images in one pass: on a CPU about half the time of 64, and an eighth of the memory
 TITLE = "Computing features"
 _CHUNK = 1 << 22  # bytes
 _READ = "read"  # the first word of an image's line in the journal
