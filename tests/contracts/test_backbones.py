@@ -16,15 +16,21 @@ from methods_table import adam, outer_gradient
 from synthetic_data import synthetic_split
 
 CONF = Path(__file__).parents[2] / "conf"
-NAMES = sorted(file.stem for file in (CONF / "backbone").glob("*.yaml"))
+# transformers lies apart from the other packages: tests/unit/test_transformers_backbone.py
+NAMES = sorted(file.stem for file in (CONF / "backbone").glob("*.yaml") if file.stem != "transformers")
 SIZE = 28
-# Eleven million parameters and more: at every run tests/unit/test_resnet.py checks narrower ones.
-LARGE = ("resnet12", "resnet18")
+SMALL = ("backbone.frozen=false", f"backbone.image_size={SIZE}")
+TYPED = {
+    "timm": ("backbone.name=test_resnet", "backbone.weights=null", *SMALL),
+    "efficientnet_lite0": ("backbone.weights=null", *SMALL),
+}
+# Millions of parameters: at every run tests/unit/test_resnet.py and test_through_pretrained.py check smaller networks.
+LARGE = ("resnet12", "resnet18", "efficientnet_lite0")
 
 
 def build(name: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides=[f"backbone={name}", f"data.image_size={SIZE}"])
+        cfg = compose("config", overrides=[f"backbone={name}", f"data.image_size={SIZE}", *TYPED.get(name, ())])
     torch.manual_seed(0)
     return instantiate(cfg.backbone)
 

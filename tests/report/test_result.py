@@ -32,6 +32,7 @@ OLDER = {
     "test": {"accuracy": 0.5, "ci95": 0.01, "episodes": 1000, "loss": 1.2, "ece": 0.03},
     "val": {"accuracy": 0.55},
     "train": {"steps": 10, "episodes": 320, "seconds": 90.4, "episodes_per_second": 3.54},
+    "pretrained": None,
     "parameters": 112_000,
     "adapted_parameters": 100_000,
     "processes": 1,
