@@ -436,6 +436,7 @@ def test_folders_of_the_home_folder(checkpoint, folders, capsys, monkeypatch):
     assert (folders / "labels.csv").is_file()
 
 
+@pytest.mark.thorough
 def test_seven_hundred_classes(checkpoint, folders, capsys):
     """Labels and accuracy come first; the picture of the confusion matrix is of bounded size."""
     random = np.random.default_rng(0)

@@ -8,6 +8,7 @@ from methods_table import METHODS, RECIPES
 HOSTS = [name for name in RECIPES if METHODS[name].host]
 
 
+@pytest.mark.thorough
 def test_every_host_trains_on_one_shot_and_on_five(run, tmp_path):  # noqa: F811
     """On the same test episodes as its host, and with a record of what D makes of the fakes."""
     done = run("-m", f"method={','.join(HOSTS)}", "task=5w1s,5w5s", "figures=false", "task.test_episodes=4",

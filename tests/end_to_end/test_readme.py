@@ -142,7 +142,12 @@ def test_every_command_is_known():
     assert all(f"experiment={name}" in command for name, command in recipes().items())
 
 
-@pytest.mark.parametrize("command", [command for command in RUNS if command != TRAIN_MINE])
+def timed(command: str) -> object:
+    """Leave the features of a large network to ``make test-all``."""
+    return pytest.param(command, marks=pytest.mark.thorough) if "efficientnet_lite0" in command else command
+
+
+@pytest.mark.parametrize("command", [timed(command) for command in RUNS if command != TRAIN_MINE])
 def test_commands_train(command, run, place):
     assert ("== Configuration groups ==" if command.endswith("--help") else "accuracy") in run(command, place)
 

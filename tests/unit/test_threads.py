@@ -56,7 +56,7 @@ def openmp_settings(command: tuple[str, ...], tmp_path: Path, **variables: str) 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["run", pytest.param("classify", marks=pytest.mark.thorough)])
 def test_the_library_reads_the_spin(command, tmp_path):
     assert openmp_settings(COMMANDS[command], tmp_path)["GOMP_SPINCOUNT"] in (str(BUSY_SPINS), str(QUIET_SPINS))
 
