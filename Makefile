@@ -1,6 +1,6 @@
 # make demo      install into .venv and run the main job (about 10 minutes on two cores)
-# make test      install into .venv and run the tests (under 5 minutes on two cores)
-# make test-all  run these and the tests marked "thorough", such as kills of every method (under 12 minutes)
+# make test      install into .venv and run the tests (about 5 minutes on two cores)
+# make test-all  run these and the tests marked "thorough", such as kills of every method (about 15 minutes)
 # make slow      run the tests marked "slow", of minutes each
 # make docs      build the pages and the reference of all modules into site/
 # make bench     install into .venv, with learn2learn, and run the benchmarks (under 40 minutes on two cores)

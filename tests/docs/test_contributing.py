@@ -57,6 +57,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.thorough
 def test_the_checks_are_green_at_the_first_run(followed):
     """All checks of the page in one process: the files of each command, and the names that each chooses."""
     files, names = [], []

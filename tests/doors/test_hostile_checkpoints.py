@@ -158,7 +158,8 @@ def test_load_refuses_in_one_line(name: str, changed: Any, tmp_path: Path, monke
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("key", ["checkpoint", pytest.param("weights", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("key", ["checkpoint", "weights"])
 def test_a_sweep_over_hostile_checkpoints_refuses_each(key: str, changed: Any, run_server: Any, tmp_path: Path) -> None:
     """One command with all of them: each ends in a line, and none writes anything but that line."""
     cases = HOSTILE | (HUGE if key == "checkpoint" else {})

@@ -217,6 +217,7 @@ def test_tensorboard_holds_the_metrics_images_and_settings(sweep):
     assert settings["settings/method/optimizer/lr"].number_value == 0.001
 
 
+@pytest.mark.thorough
 def test_without_wandb_nothing_of_it_is_imported(cache, tmp_path):
     code = (
         "import runpy, sys; sys.argv = ['run.py', 'method=nearest', 'figures=false', 'name=plain', *sys.argv[1:]];"
@@ -247,6 +248,7 @@ def test_any_loggers_may_be_combined(typed, expected):
         assert list(compose("config", overrides=[f"logger={typed}"]).logger) == expected
 
 
+@pytest.mark.thorough
 def test_the_overrides_of_a_wandb_sweep_compose():
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 

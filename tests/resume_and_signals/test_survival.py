@@ -134,6 +134,7 @@ def test_two_processes_do_not_write_to_one_folder(run, run_server, tmp_path):
     process.communicate(timeout=60)
 
 
+@pytest.mark.thorough
 def test_a_longer_budget_goes_on_with_a_finished_run(finished, tmp_path, run):
     out = tmp_path / "longer"
     shutil.copytree(finished, out)

@@ -117,6 +117,7 @@ def test_a_killed_worker_ends_its_own_run_only(started, sweep, tmp_path):
     assert not (folder / "0/error.txt").exists()
 
 
+@pytest.mark.thorough
 def test_a_killed_search_runs_the_trials_that_are_missing(started, sweep, tmp_path):
     total = ("hydra.sweeper.n_trials=4",)
     process = started(*OPTUNA, *total)

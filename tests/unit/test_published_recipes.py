@@ -310,6 +310,7 @@ def test_weights_that_are_not_there_say_what_to_do():
         checkpoint.read(path, "weights")
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_does_not_go_back_to_the_weights_that_it_started_from(tmp_path, tmp_path_factory):
     """Its settings name them: here a file that is gone, so that looking for it would show."""
     typed = ["method=fomaml", "backbone.width=4", "task.val_episodes=0", "task.test_episodes=20", "figures=false",
