@@ -127,3 +127,10 @@ def test_typed_values_win_over_recipes():
     cfg = composed("method=protonet", "task.train_ways=7", "backbone=conv4", "method.optimizer.lr=0.5")
     assert (cfg.task.train_ways, cfg.backbone.stride, cfg.method.optimizer.lr) == (7, True, 0.5)
     assert composed("method=protonet", "train_task=same").task.train_ways == 5
+
+
+def test_nearest_neighbour_takes_the_backbone_where_it_comes_trained_and_pixels_otherwise():
+    assert composed("method=nearest", "backbone.width=8").method.backbone is None
+    assert composed("method=nearest", "data=gaussians").method.backbone is None
+    pretrained = composed("method=nearest", "backbone=efficientnet_lite0").method.backbone
+    assert pretrained._target_ == "fewshot.networks.efficientnet_lite0"

@@ -56,7 +56,7 @@ def result(folder):
 @pytest.mark.parametrize(
     ("method", "least"),
     [("maml backbone=mlp", 0.6), ("maml backbone=identity data.std=16", 0.6),
-     ("nearest backbone=identity", 0.8), ("ridge backbone=identity", 0.8)],
+     ("nearest", 0.8), ("ridge backbone=identity", 0.8)],
 )  # fmt: skip
 @pytest.mark.thorough
 def test_methods_are_above_chance(run, method, least):

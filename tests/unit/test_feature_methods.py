@@ -352,16 +352,13 @@ class TestNothingToTrain:
         assert all(parameter.requires_grad for parameter in method.parameters())
 
 
-def test_nearest_neighbour_takes_pretrained_features_and_no_others():
+def test_nearest_neighbour_is_that_of_scikit_learn_on_features_and_on_pixels():
     torch.manual_seed(0)
     x = torch.rand(14, 3, small_pretrained.SIZE, small_pretrained.SIZE)
     y = torch.arange(10) % 5
     pretrained = small_pretrained.network("test_resnet")
-    for backbone, space in (
-        (pretrained, pretrained(x)),
-        (mlp(3, small_pretrained.SIZE), x.flatten(1)),
-        (None, x.flatten(1)),
-    ):
+    other = mlp(3, small_pretrained.SIZE, norm="none")
+    for backbone, space in ((pretrained, pretrained(x)), (other, other(x)), (None, x.flatten(1))):
         method = NearestNeighbour(backbone, engine=VmapEngine(), bn="transductive").eval()
         zero = torch.zeros((), dtype=torch.int64)
         logits = method.fit_task(Episode(5, x[:10], y, x[10:], y[:4], zero, zero))(x[10:]).logits

@@ -26,7 +26,7 @@ _ROOT: dict[str, Any] = {
     "seed": int, "train": bool, "checkpoint": str | None, "resume": str | None, "weights": str | None,
     "bn": str | None, "name": str | float, "figures": bool, "data_dir": str, "cache_dir": str,
     "task": dict, "data": dict, "method": dict, "backbone": dict, "engine": dict, "trainer": dict,
-    "logger": dict, "callbacks": dict, "trust": list | str | None,
+    "logger": dict, "callbacks": dict, "pretrained": dict | None, "trust": list | str | None,
 }  # fmt: skip
 _NOTES = ("choices", "typed", "tuned", "train_task", "experiment")  # that a run makes itself
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -152,7 +152,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     _refuse_unknown(settings["task"], "task", Task)
     Task(**settings["task"])
     _check_data(settings["data"])
-    for group in ("backbone", "engine", "trainer", "method"):
+    for group in ("backbone", "pretrained", "engine", "trainer", "method"):
         _check_node(settings.get(group) or {}, group)
     for group in ("logger", "callbacks"):
         for name, node in (settings.get(group) or {}).items():

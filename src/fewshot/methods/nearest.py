@@ -13,7 +13,7 @@ from fewshot.episode import Episode
 from fewshot.methods.base import Method
 from fewshot.methods.predictor import ExtraLoss, Predictor, module_state
 from fewshot.methods.protonet import squared_distances
-from fewshot.networks import Backbone, Prediction, find_pretrained
+from fewshot.networks import Backbone, Prediction
 
 
 class NearestNeighbour(Method):
@@ -22,8 +22,7 @@ class NearestNeighbour(Method):
     Nothing is learned. The logit of a class is minus the squared Euclidean distance to its nearest support image.
 
     Args:
-        backbone: a pretrained network maps images to features. Any other network would have to be trained, and is
-            not used: the features are raw pixels.
+        backbone: maps images to features, and is not trained; None for raw pixels.
         base: see ``Method``.
     """
 
@@ -31,8 +30,7 @@ class NearestNeighbour(Method):
 
     def __init__(self, backbone: Backbone | None = None, **base: Any) -> None:
         super().__init__(**base)
-        pretrained = backbone is not None and find_pretrained(backbone) is not None
-        self.backbone = backbone.requires_grad_(False) if backbone and pretrained else nn.Flatten()
+        self.backbone = (backbone or nn.Flatten()).requires_grad_(False)
 
     @property
     def network(self) -> nn.Module:
