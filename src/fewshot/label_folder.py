@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fewshot.data.class_folders import composed, list_images, scan
 from fewshot.data.image_conversion import Unreadable
-from fewshot.data.image_store import File
 from fewshot.data.images import decode_files
+from fewshot.data.listing import File
 from fewshot.data.paths import utf8_name
 from fewshot.errors import UserError
 from fewshot.figures import confusion_matrix

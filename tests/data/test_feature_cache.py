@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fewshot.data import ImageFolder
-from fewshot.data import features as module
+from fewshot.data import ImageFolder, feature_store, features
 from fewshot.data.features import Features
-from fewshot.data.image_conversion import Decoding
+from fewshot.data.image_conversion import Decoding, Unreadable
 from fewshot.data.images import decode_file
 from fewshot.errors import UserError
 from fewshot.networks import PretrainedBackbone
@@ -63,7 +62,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(feature_store, "BATCH", 4)
 
 
 def load(folder: Path, encoder: Encoder, cache: Path):
@@ -144,6 +143,26 @@ def test_a_damaged_journal_does_no_harm(folder, tmp_path, damage):
     fresh = load(folder, Encoder(), tmp_path / "fresh")
     for name, split in splits.items():
         assert torch.allclose(split.images, fresh[name].images, atol=1e-6)
+
+
+def test_dark_images_of_a_narrow_camera_are_named(folder, tmp_path, caplog):
+    for file in folder.glob("*/*/*.png"):
+        Image.fromarray(np.full((12, 17), 900, np.uint16)).save(file)
+    for _ in range(2):
+        caplog.clear()
+        load(folder, Encoder(), tmp_path / "cache")
+        assert "set data.full_scale=1023" in caplog.text
+
+
+def test_a_reason_is_a_reason_whatever_its_words(folder, tmp_path, monkeypatch):
+    real = features.decode_files
+
+    def decode(*arguments):
+        for image in real(*arguments):
+            yield Unreadable("read error") if isinstance(image, Unreadable) else image
+
+    monkeypatch.setattr(features, "decode_files", decode)
+    assert load(folder, Encoder(), tmp_path / "cache")["train"].counts.tolist() == [3, 4]
 
 
 def test_what_is_found_is_said_every_time(folder, tmp_path, caplog):

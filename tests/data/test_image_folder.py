@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewshot.data import EpisodeSampler, ImageFolder
+from fewshot.data import EpisodeSampler, ImageFolder, array_store
 from fewshot.data import image_store as store_module
 from fewshot.data.class_folders import scan
 from fewshot.data.images import decode
@@ -550,7 +550,7 @@ def test_a_disk_that_is_full_is_one_line(split_root, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module.os, "fsync", full)
+    monkeypatch.setattr(array_store.os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
         load(split_root)
     assert not list((split_root.parent / "cache").glob("*.npy"))

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot.data.class_shares import SHARES, SPLITS, check_shares, divide_classes, split_name
-from fewshot.data.image_store import keep_large_classes
+from fewshot.data.large_classes import keep_large_classes
 from fewshot.data.npz_file import HOW, Header, NpzFile, open_npz
 from fewshot.data.paths import expand_home
 from fewshot.data.split import Split

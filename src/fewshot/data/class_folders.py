@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewshot.data.image_store import File
+from fewshot.data.listing import File
 from fewshot.data.paths import utf8_name
 from fewshot.errors import UserError
 from fewshot.files import printable

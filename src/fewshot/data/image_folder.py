@@ -7,14 +7,15 @@ from pathlib import Path
 from fewshot.data.class_folders import list_folders, say_case, scan
 from fewshot.data.class_shares import SHARES, SPLITS, check_shares, divide_classes, split_name
 from fewshot.data.image_conversion import FULL_SCALE, Decoding
-from fewshot.data.image_store import File, keep_large_classes, stored
+from fewshot.data.image_store import stored
+from fewshot.data.large_classes import keep_large_classes
+from fewshot.data.listing import Classes
 from fewshot.data.paths import expand_home
 from fewshot.data.split import Split
 from fewshot.errors import UserError
 from fewshot.files import printable
 
 log = logging.getLogger(__name__)
-Classes = dict[str, list[File]]
 
 
 class ImageFolder:

@@ -11,7 +11,9 @@ from pathlib import Path
 from fewshot.data.class_folders import file_state
 from fewshot.data.class_shares import SPLITS
 from fewshot.data.image_conversion import Decoding
-from fewshot.data.image_store import File, keep_large_classes, stored
+from fewshot.data.image_store import stored
+from fewshot.data.large_classes import keep_large_classes
+from fewshot.data.listing import File
 from fewshot.data.paths import expand_home
 from fewshot.data.split import Split, assert_disjoint
 from fewshot.errors import UserError
