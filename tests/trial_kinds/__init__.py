@@ -42,3 +42,19 @@ def kind(function: Kind) -> Kind:
     """Register a kind under the names of its door, a module, and its function."""
     KINDS[f"{function.__module__.rpartition('.')[2]}.{function.__name__}"] = function
     return function
+
+
+def damage(random: Random, content: bytes) -> tuple[str, bytes]:
+    """Cut, overwrite or fill up a file; return in which way, and the new content."""
+    changed = bytearray(content)
+    way = random.choice(("cut", "flip", "zeros", "noise"))
+    if way == "cut":
+        del changed[random.randrange(len(changed)) :]
+    elif way == "flip":
+        for _ in range(random.randint(1, 50)):
+            changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
+    else:
+        start = random.randrange(len(changed))
+        length = min(random.randint(1, 2000), len(changed) - start)
+        changed[start : start + length] = bytes(length) if way == "zeros" else random.randbytes(length)
+    return way, bytes(changed)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trial_kinds import EITHER, REFUSED, Trial, kind
+from trial_kinds import EITHER, REFUSED, Trial, damage, kind
 
 Arrays = dict[str, Any]
 ROWS = 60
@@ -150,17 +150,8 @@ def possible(random: Random, workshop: Path) -> Trial:
 @kind
 def damaged(random: Random, workshop: Path) -> Trial:
     """Cut, overwrite or fill up the file."""
-    content = bytearray(packed(whole(), random.random() < 0.5))
-    way = random.choice(("cut", "flip", "zeros"))
-    if way == "cut":
-        del content[random.randrange(len(content)) :]
-    elif way == "flip":
-        for _ in range(random.randint(1, 50)):
-            content[random.randrange(len(content))] ^= 1 << random.randrange(8)
-    else:
-        start = random.randrange(len(content))
-        content[start : start + 500] = bytes(min(500, len(content) - start))
-    return of_bytes(workshop, f"bytes {way}", bytes(content), must=way == "cut")
+    way, content = damage(random, packed(whole(), random.random() < 0.5))
+    return of_bytes(workshop, f"bytes {way}", content, must=way == "cut")
 
 
 @kind

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from trial_kinds import EITHER, REFUSED, Trial, kind
+from trial_kinds import EITHER, REFUSED, Trial, damage, kind
 
 DOORS = ("checkpoint", "weights", "resume", "load")
 NUMBERS = (float("nan"), float("inf"), -1, 0, 1.5, 10**9, 10**30, "abc", None, [], {}, True, "", "../x", "${a}")
@@ -96,18 +96,8 @@ def _put(node: Any, path: tuple[Any, ...], value: Any) -> None:
 @kind
 def bytes_changed(random: Random, workshop: Path) -> Trial:
     """Cut, overwrite or fill up the file."""
-    content = bytearray((workshop / "run/checkpoints/last.ckpt").read_bytes())
-    way = random.choice(("cut", "flip", "zeros", "noise"))
-    if way == "cut":
-        del content[random.randrange(len(content)) :]
-    elif way == "flip":
-        for _ in range(random.randint(1, 50)):
-            content[random.randrange(len(content))] ^= 1 << random.randrange(8)
-    else:
-        start = random.randrange(len(content))
-        length = min(random.randint(1, 2000), len(content) - start)
-        content[start : start + length] = bytes(length) if way == "zeros" else random.randbytes(length)
-    return _of_bytes(random, workshop, f"bytes {way}", bytes(content), must=way == "cut")
+    way, content = damage(random, (workshop / "run/checkpoints/last.ckpt").read_bytes())
+    return _of_bytes(random, workshop, f"bytes {way}", content, must=way == "cut")
 
 
 @kind

@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods.base import Method
+from fewshot.methods.embedding import EmbeddingMethod
 from fewshot.methods.predictor import ExtraLoss, Predictor, module_state
 from fewshot.networks import Backbone, FullContext, Prediction
 
@@ -37,7 +37,7 @@ def class_logits(similarities: Tensor, labels: Tensor, ways: int) -> Tensor:
     return torch.where(member, similarities[..., None], -torch.inf).logsumexp(1)
 
 
-class MatchingNet(Method):
+class MatchingNet(EmbeddingMethod):
     """Train an embedding that matches queries to classes.
 
     A query becomes similar to the support images of its class.
@@ -55,20 +55,11 @@ class MatchingNet(Method):
     knownness_score = "logit"
 
     def __init__(self, backbone: Backbone, full_context: bool = False, processing_steps: int = 5, **base: Any) -> None:
-        super().__init__(**base)
+        super().__init__(backbone, **base)
         if processing_steps < 1:
             raise UserError(f"method.processing_steps={processing_steps}: must be at least 1")
-        self.backbone = backbone
         self.context = FullContext(backbone.features, processing_steps) if full_context else None
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
-
-    @property
-    def network(self) -> nn.Module:
-        return self.backbone
-
-    @property
-    def features(self) -> int:
-        return self.backbone.features
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         support_x = episode.support_x

@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods.base import Method
+from fewshot.methods.embedding import EmbeddingMethod
 from fewshot.methods.predictor import ExtraLoss, Predictor, module_state
 from fewshot.networks import Backbone, Prediction
 
@@ -46,7 +46,7 @@ def squared_distances(x: Tensor, centres: Tensor) -> Tensor:
     return x.square().sum(1, keepdim=True) - 2 * x @ centres.T + centres.square().sum(1)
 
 
-class ProtoNet(Method):
+class ProtoNet(EmbeddingMethod):
     """Train an embedding that clusters images by class.
 
     The images of a class lie around the mean of the class.
@@ -73,25 +73,16 @@ class ProtoNet(Method):
         refinement: nn.Module | None = None,
         **base: Any,
     ) -> None:
-        super().__init__(**base)
+        super().__init__(backbone, **base)
         if distance not in DISTANCES:
             raise UserError(f"method.distance={distance}: choose one of {', '.join(DISTANCES)}")
         if refinement is not None and distance != "euclidean":
             raise UserError(f"method.distance={distance}: method.refinement needs method.distance=euclidean")
         if scale is not None and scale <= 0:
             raise UserError(f"method.scale={scale}: must be above 0, or null")
-        self.backbone = backbone
         self.refinement = refinement
         self.scale = scale or 1.0
         self.log_scale = nn.Parameter(torch.tensor(scale or 10.0).log()) if distance == "cosine" else None
-
-    @property
-    def network(self) -> nn.Module:
-        return self.backbone
-
-    @property
-    def features(self) -> int:
-        return self.backbone.features
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         given = episode.support_x

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewshot.episode import Episode
 from fewshot.errors import UserError
-from fewshot.methods.base import Method
+from fewshot.methods.embedding import EmbeddingMethod
 from fewshot.methods.predictor import ExtraLoss, Predictor, module_state
 from fewshot.networks import Backbone, Prediction
 
@@ -53,7 +53,7 @@ def ridge_regression(x: Tensor, y: Tensor, regularisation: float | Tensor) -> tu
         return weight, y_mean - x_mean @ weight
 
 
-class Ridge(Method):
+class Ridge(EmbeddingMethod):
     """Fit ridge regression to the features of a task.
 
     A backbone with parameters is trained through the closed form, by the cross-entropy of query images.
@@ -76,21 +76,12 @@ class Ridge(Method):
         normalise: bool = True,
         **base: Any,
     ) -> None:
-        super().__init__(**base)
+        super().__init__(backbone, **base)
         if min(regularisation, scale) <= 0:
             raise UserError(f"method.regularisation={regularisation}, method.scale={scale}: must be above 0")
-        self.backbone = backbone
         self.regularisation = regularisation
         self.scale = scale
         self.normalise = normalise
-
-    @property
-    def network(self) -> nn.Module:
-        return self.backbone
-
-    @property
-    def features(self) -> int:
-        return self.backbone.features
 
     def fit_task(self, episode: Episode, extra: ExtraLoss | None = None) -> Predictor:
         support_x = episode.support_x
